@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * config: what is known of a checkpoint besides its weights: dimensions, camera slots, which
+ * pipeline it was trained with. Read from config.json (openpi's converter, lerobot, or a golden
+ * case's explicit dimensions), pi0.json (ours) and the built-in train configs; range-checked here.
+ * What only the policy needs is carried, not interpreted. */
+#ifndef PI0_MODEL_CONFIG_H
+#define PI0_MODEL_CONFIG_H
+
+#include "base/status.h"
+
+#include <jansson.h>
+
+enum robot { ROBOT_NONE = 0, ROBOT_ALOHA, ROBOT_DROID, ROBOT_LIBERO };
+enum norm_mode { NORM_ZSCORE = 0, NORM_QUANTILE };
+
+#define CONFIG_NAME_BYTES 64
+#define CONFIG_PROMPT_BYTES 512
+#define CONFIG_MAX_MASK 64
+
+/* The conventions of one openpi train config (docs/model.md; openpi src/openpi/training/config.py).
+ */
+struct train_config {
+    char name[CONFIG_NAME_BYTES]; /* "pi0_libero"; "" = none */
+    enum pi0_variant variant;
+    int action_dim, action_horizon, max_token_len;
+    enum norm_mode norm;
+    int discrete_state; /* π0.5: state written into the prompt */
+    enum robot robot;
+    int adapt_to_pi;                          /* ALOHA: flips and gripper conversion */
+    signed char delta_mask[CONFIG_MAX_MASK];  /* 1: action dim is relative to the state */
+    int n_delta_mask;                         /* 0 = no delta step */
+    char asset_id[2 * CONFIG_NAME_BYTES];     /* "physical-intelligence/libero":
+                                                 assets/<asset_id>/norm_stats.json */
+    char default_prompt[CONFIG_PROMPT_BYTES]; /* "" = none */
+    int out_dim;                              /* robot action dims returned */
+    int has_reset_pose;                       /* server metadata */
+};
+
+/* Built-in train configs, i from 0; NULL past the last. */
+const struct train_config *train_config_at(int i);
+const struct train_config *train_config_named(const char *name);
+
+struct config {
+    struct pi0_dims dims;
+    enum pi0_source source;
+    char camera_names[PI0_MAX_CAMERAS][CONFIG_NAME_BYTES];
+    struct train_config
+        train;       /* preset, then pi0.json's own fields over it; name "" if no preset */
+    int num_steps;   /* 10, or the checkpoint's num_inference_steps */
+    json_t *lerobot; /* lerobot's config.json, owned; NULL otherwise. policy/ reads its features */
+    struct {         /* what config.json said, to be merged with what the tensors say; 0 = silent */
+        int vision_heads, heads, head_dim, kv_heads, action_horizon, max_token_len, n_cameras;
+        int have_dims; /* explicit vision/vlm/expert objects were given */
+    } said;
+};
+
+/* Reads DIR/config.json and DIR/pi0.json (each optional) and applies `preset` (may be NULL).
+ * Dimensions that only the tensors tell are left 0: weights binding fills them and then calls
+ * config_check. */
+pi0_status config_load(struct config *out, const char *dir, const char *preset,
+                       struct pi0_error *err);
+/* Every dimension in range, and consistent. Limits are named in config.c. */
+pi0_status config_check(const struct pi0_dims *d, struct pi0_error *err);
+void config_free(struct config *c);
+
+#endif

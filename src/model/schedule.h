@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * schedule: the times of the Euler loop and their sinusoidal embedding: all of the denoising that
+ * depends on the step count alone. Host side, float64 where the formula asks for it. */
+#ifndef PI0_MODEL_SCHEDULE_H
+#define PI0_MODEL_SCHEDULE_H
+
+/* t[k], k = 0 … n-1: float32, accumulated as openpi does (t = 1; t += -1/n), docs/model.md "Euler
+ * loop". */
+void schedule_times(int n_steps, float *t);
+
+/* emb[width] = sin(args), cos(args) with period 4e-3 … 4.0; t widened to double, all of it in
+ * float64, one rounding. openpi: create_sinusoidal_pos_embedding. width is even and ≥ 4. */
+void schedule_sinusoid(float t, int width, float *emb);
+
+#endif
