@@ -40,7 +40,7 @@ CLI_C := $(wildcard cli/*.c)
 NVCC ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
 CUDA ?= $(if $(NVCC),1,0)
 ifeq ($(CUDA),1)
-include src/backend/cuda/cuda.mk
+-include src/backend/cuda/cuda.mk
 endif
 
 LIB_OBJ := $(LIB_C:%.c=$(B)/%.o) $(LIB_CC:%.cc=$(B)/%.o) $(CUDA_OBJ)
