@@ -258,6 +258,8 @@ struct pi0_engine_info {
 };
 /* Strings live as long as the engine. */
 PI0_API void pi0_engine_info(const pi0_engine *engine, struct pi0_engine_info *out);
+/* The model's dimensions with this engine's action_horizon and max_token_len. */
+PI0_API void pi0_engine_dims(const pi0_engine *engine, struct pi0_dims *out);
 
 /* Work of one call by stage: what the arithmetic asks for, whoever does it. */
 struct pi0_stage_work {

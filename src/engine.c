@@ -280,6 +280,11 @@ PI0_API void pi0_engine_info(const pi0_engine *engine, struct pi0_engine_info *o
     engine->backend->info(engine->self, out);
 }
 
+PI0_API void pi0_engine_dims(const pi0_engine *engine, struct pi0_dims *out)
+{
+    *out = engine->plan.dims;
+}
+
 PI0_API pi0_status pi0_engine_work(const pi0_engine *engine, int n, int n_cameras, int n_tokens,
                                    int n_steps, struct pi0_stage_work out[PI0_N_STAGES],
                                    struct pi0_error *err)
