@@ -192,8 +192,11 @@ static pi0_status compare_prefix(struct run *r, const char *name, enum pi0_tap t
     size_t stored_rows = r->n_cameras * r->rows_per_camera;
     const struct st_tensor *tokens = st_find(r->file, "tokens");
     stored_rows += (size_t)tokens->shape[0];
-    size_t stored_width = how == NORM ? 1 : how == WHOLE ? width : (size_t)t->shape[t->rank - 1];
-    if (t->dtype != ST_F32 || stored_width > width ||
+    size_t stored_width = how == NORM    ? 1
+                          : how == WHOLE ? width
+                          : t->rank > 0  ? (size_t)t->shape[t->rank - 1]
+                                         : 0;
+    if (t->dtype != ST_F32 || t->rank < 1 || stored_width > width ||
         t->n != (uint64_t)stored_rows * stored_width * (uint64_t)count)
         return pi0_fail(err, PI0_E_FORMAT,
                         "golden file: %s has %llu %s values, expected %zu float32 (%d x %zu rows "
@@ -201,7 +204,7 @@ static pi0_status compare_prefix(struct run *r, const char *name, enum pi0_tap t
                         name, (unsigned long long)t->n, st_dtype_name(t->dtype),
                         stored_rows * stored_width * (size_t)count, count, stored_rows,
                         stored_width);
-    float *ref;
+    float *ref = NULL;
     pi0_status st = copy_f32(t, &ref, err);
     struct sums s = { 0 };
     for (int i = 0; !st && i < count; i++) {
@@ -241,7 +244,7 @@ static pi0_status compare_steps(struct run *r, const char *name, enum pi0_tap ta
         return pi0_fail(err, PI0_E_FORMAT,
                         "golden file: %s has %llu %s values, expected %zu float32", name,
                         (unsigned long long)t->n, st_dtype_name(t->dtype), n * (size_t)count);
-    float *ref;
+    float *ref = NULL;
     pi0_status st = copy_f32(t, &ref, err);
     struct sums s = { 0 };
     for (int i = 0; !st && i < count; i++)
@@ -257,7 +260,7 @@ static pi0_status compare_actions(struct run *r, struct pi0_error *err)
 {
     const struct st_tensor *t;
     uint64_t h = (uint64_t)r->info.action_horizon, a = (uint64_t)r->info.action_dim;
-    float *ref;
+    float *ref = NULL;
     pi0_status st = want(r, "actions", ST_F32, 2, (uint64_t[]){ h, a }, &t, err);
     if (st || (st = copy_f32(t, &ref, err)))
         return st;
