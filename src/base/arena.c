@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * arena: see arena.h. The block comes from mmap, so that huge pages can be asked for and that it
  * starts zeroed. */
-#define _GNU_SOURCE
 #include "base/arena.h"
 
 #include "base/checked.h"
