@@ -11,6 +11,12 @@
 #include <stdint.h>
 
 #define ST_MAX_RANK 8
+/* Limits on what a file may ask for; real checkpoints have some 800 tensors. They bound the memory
+ * of the parsed header: at most 16 JSON values a tensor are accepted. */
+#define ST_MAX_HEADER_BYTES 100000000 /* of the format's reference implementation */
+#define ST_MAX_TENSORS 100000         /* of one file, and of a sharded set */
+#define ST_MAX_DEPTH 16               /* nested JSON arrays and objects */
+#define ST_MAX_SHARDS 1024
 
 /* All dtypes that the format names and that the golden files or checkpoints use. */
 enum st_dtype {
