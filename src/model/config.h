@@ -13,6 +13,20 @@
 enum robot { ROBOT_NONE = 0, ROBOT_ALOHA, ROBOT_DROID, ROBOT_LIBERO };
 enum norm_mode { NORM_ZSCORE = 0, NORM_QUANTILE };
 
+/* Largest values config_check lets through; with them no row or size below overflows an int. */
+#define CONFIG_MAX_IMAGE 4096 /* pixels a side */
+#define CONFIG_MAX_CAMERA_TOKENS 4096
+#define CONFIG_MAX_WIDTH 32768 /* of a layer, and of heads · head_dim */
+#define CONFIG_MAX_MLP 262144
+#define CONFIG_MAX_DEPTH 256
+#define CONFIG_MAX_HEADS 256
+#define CONFIG_MAX_HEAD_DIM 1024
+#define CONFIG_MAX_VOCAB 4194304
+#define CONFIG_MAX_ACTION_DIM 1024
+#define CONFIG_MAX_HORIZON 1024
+#define CONFIG_MAX_TOKEN_LEN 4096
+#define CONFIG_MAX_STEPS 1000
+
 #define CONFIG_NAME_BYTES 64
 #define CONFIG_PROMPT_BYTES 512
 #define CONFIG_MAX_MASK 64

@@ -18,6 +18,9 @@
 
 #include "base/status.h"
 
+#define PLAN_MAX_BATCH 1024
+#define PLAN_MAX_STEPS 1000
+
 struct plan {
     struct pi0_dims
         dims; /* action_horizon and max_token_len are the engine's, not the checkpoint's */
@@ -77,7 +80,7 @@ pi0_status plan_sample(const struct plan *p, const struct pi0_input *in, int i, 
                        const uint8_t *black, struct sample *out, struct pi0_error *err);
 
 /* Work of a call whose n samples each have n_images computed cameras and n_tokens valid tokens;
- * exact skips counted. */
+ * exact skips counted; weights are the matrices at two bytes a value. */
 void plan_work(const struct plan *p, int n, int n_images, int n_tokens, int n_steps,
                struct pi0_stage_work out[PI0_N_STAGES]);
 

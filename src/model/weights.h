@@ -34,6 +34,9 @@ void tensor_read_bf16(const struct tensor *t, size_t first, size_t n, uint16_t *
  * keeps peak memory down. A hint; reading again is always allowed. */
 void tensor_release(const struct tensor *t);
 
+/* 1 if none of values [first, first + n) is NaN or infinite. */
+int tensor_all_finite(const struct tensor *t, size_t first, size_t n);
+
 /* Shapes are [out, in] for matrices. Letters: D vision width, F its MLP, W layer width, M layer
  * MLP, Q = heads · E. */
 struct vision_layer {
@@ -64,6 +67,7 @@ struct weights {
     struct tensor table;                /* [vocab, W_vlm], unscaled */
     struct gemma_layer
         *vlm; /* [depth]; of the last one only norm1, k and v are needed for actions */
+    struct tensor vlm_final_w;  /* [W_vlm], the VLM's final norm; no action depends on it */
     struct gemma_layer *expert; /* [depth] */
     struct tensor final_w, final_mod_w,
         final_mod_b; /* expert's final norm: [W] (π0) or [3W, W], [3W] (π0.5) */
@@ -78,11 +82,22 @@ struct weights {
 /* Walks the table in a fixed order: for every tensor of `dims`' variant calls visit with its openpi
  * name (without any leading "model."), its expected rank and shape and the field it belongs to.
  * `alias` is the second accepted name, or NULL (token table: lm_head is the canonical name for
- * hashing, embed_tokens is preferred when a file has both). `needed` is 0 for tensors that actions
- * do not depend on (last VLM layer's q, o, norm2, MLP): absent ones are fine. Stops at the first
+ * hashing, embed_tokens is preferred when a file has both; time MLPs: the other variant's name). `needed` is 0 for tensors that actions
+ * do not depend on (last VLM layer's q, o, norm2, MLP; final VLM norm): absent ones are fine. Stops at the first
  * status that is not PI0_OK. w->vision, vlm and expert must be allocated. */
+enum weight_group {
+    WEIGHTS_VISION = 0,
+    WEIGHTS_PROJECTOR,
+    WEIGHTS_TABLE,
+    WEIGHTS_VLM,
+    WEIGHTS_EXPERT,
+    WEIGHTS_HEADS
+};
+#define N_WEIGHT_GROUPS 6
+
 struct weight_entry {
-    const char *name, *alias;
+    const char *name, *alias; /* live for the visit */
+    enum weight_group group;
     struct tensor *field;
     int rank;
     int shape[4];
