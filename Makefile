@@ -56,6 +56,11 @@ conversion_of = $(if $(filter $(addsuffix %,$(CONVERSION_DIRS)),$(1)),-Wconversi
 defs_of = $(if $(filter src/backend/backend.c,$(1)),$(CUDA_DEFS)) $(if $(filter tests/%,$(1)),-I. -Itests) \
           $(if $(filter cli/bench.c,$(1)),-DPI0_COMMIT='"$(COMMIT)"')
 
+# V=1 shows the commands.
+V ?= 0
+Q := $(if $(filter 1,$(V)),,@)
+say := @$(if $(filter 1,$(V)),:,printf '  %-5s %s\n')
+
 # ---------------------------------------------------------------- sources
 
 LIB_C := $(wildcard src/*.c src/base/*.c src/io/*.c src/model/*.c src/ref/*.c src/backend/*.c \
@@ -96,31 +101,37 @@ all: build/pi0 ## library and command (with CUDA where nvcc is found; CUDA=0 lea
 lib: build/libpi0.a build/libpi0.so ## static and shared library, only pi0_ names in either
 
 build/pi0: $(B)/pi0
-	cp -f $< $@
+	$(Q)cp -f $< $@
 $(B)/pi0: $(CLI_OBJ) $(B)/libpi0.a
-	$(CC) $(LDFLAGS_ALL) -o $@ $(CLI_OBJ) $(B)/libpi0.a $(LIBS)
+	$(say) LINK $@
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $(CLI_OBJ) $(B)/libpi0.a $(LIBS)
 
 # $(B)/libpi0.a keeps every internal name, for the tests; the two below are what is installed.
 $(B)/libpi0.a: $(LIB_OBJ) $(B)/cuda.flags
+	$(say) AR $@
 	@rm -f $@
-	$(AR) rcs $@ $(LIB_OBJ)
+	$(Q)$(AR) rcs $@ $(LIB_OBJ)
 build/libpi0.a: $(LIB_OBJ) $(B)/cuda.flags
+	$(say) AR $@
 	@rm -f $@
-	$(LD) -r --force-group-allocation -o $(B)/pi0_all.o $(LIB_OBJ)
-	objcopy --wildcard --keep-global-symbol='pi0_*' $(B)/pi0_all.o
-	$(AR) rcs $@ $(B)/pi0_all.o
+	$(Q)$(LD) -r --force-group-allocation -o $(B)/pi0_all.o $(LIB_OBJ)
+	$(Q)objcopy --localize-hidden --wildcard --keep-global-symbol='pi0_*' $(B)/pi0_all.o
+	$(Q)$(AR) rcs $@ $(B)/pi0_all.o
 build/libpi0.so: $(LIB_OBJ) $(B)/cuda.flags src/pi0.map
-	$(CXX) -shared $(LDFLAGS_ALL) -Wl,-soname,libpi0.so.$(SOVERSION) -Wl,--version-script=src/pi0.map \
+	$(say) LINK $@
+	$(Q)$(CXX) -shared $(LDFLAGS_ALL) -Wl,-soname,libpi0.so.$(SOVERSION) -Wl,--version-script=src/pi0.map \
 	    -Wl,--no-undefined -o $@ $(LIB_OBJ) $(LIBS)
-	ln -sf libpi0.so build/libpi0.so.$(SOVERSION)
+	$(Q)ln -sf libpi0.so build/libpi0.so.$(SOVERSION)
 
 $(B)/%.o: %.c $(B)/build.flags
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS_ALL) $(call defs_of,$<) $(CFLAGS_ALL) $(call conversion_of,$<) $(call isa_of,$<) \
+	$(say) CC $<
+	$(Q)$(CC) $(CPPFLAGS_ALL) $(call defs_of,$<) $(CFLAGS_ALL) $(call conversion_of,$<) $(call isa_of,$<) \
 	    -MMD -MP -c -o $@ $<
 $(B)/%.o: %.cc $(B)/build.flags
 	@mkdir -p $(@D)
-	$(CXX) $(CPPFLAGS_ALL) $(CXXFLAGS_ALL) -MMD -MP -c -o $@ $<
+	$(say) CXX $<
+	$(Q)$(CXX) $(CPPFLAGS_ALL) $(CXXFLAGS_ALL) -MMD -MP -c -o $@ $<
 
 $(B)/src/backend/backend.o: $(B)/cuda.flags
 $(B)/cli/bench.o: $(B)/commit.flags
@@ -137,21 +148,27 @@ $(B)/commit.flags: force
 # ---------------------------------------------------------------- tests
 
 $(B)/libtest.a: $(TEST_LIB_C:%.c=$(B)/%.o)
+	$(say) AR $@
 	@rm -f $@
-	$(AR) rcs $@ $^
-TEST_LINK = $(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(B)/libtest.a $(B)/libpi0.a $(LIBS) -lcmocka
+	$(Q)$(AR) rcs $@ $^
+TEST_LINK = $(Q)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(B)/libtest.a $(B)/libpi0.a $(LIBS) -lcmocka
 TEST_DEPS := $(B)/libtest.a $(B)/libpi0.a
 $(B)/tests/unit/test_%: $(B)/tests/unit/test_%.o $(TEST_DEPS)
+	$(say) LINK $@
 	$(TEST_LINK)
 $(B)/tests/stages/test_%: $(B)/tests/stages/test_%.o $(TEST_DEPS)
+	$(say) LINK $@
 	$(TEST_LINK)
 $(B)/tests/kernels/check_%: $(B)/tests/kernels/check_%.o $(TEST_DEPS)
+	$(say) LINK $@
 	$(TEST_LINK)
 # A fuzz target over its kept corpus, without libFuzzer; and with it (clang).
 $(B)/tests/fuzz/replay_%: $(B)/tests/fuzz/fuzz_%.o $(B)/tests/fuzz/replay.o $(TEST_DEPS)
+	$(say) LINK $@
 	$(TEST_LINK)
 $(B)/tests/fuzz/fuzz_%: $(B)/tests/fuzz/fuzz_%.o $(TEST_DEPS)
-	$(CXX) $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $< $(B)/libtest.a $(B)/libpi0.a $(LIBS)
+	$(say) LINK $@
+	$(Q)$(CXX) $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $< $(B)/libtest.a $(B)/libpi0.a $(LIBS)
 
 TEST_PROGRAMS := $(UNIT) $(STAGES) $(KERNELS) $(REPLAY)
 tests: $(B)/pi0 $(TEST_PROGRAMS)
@@ -204,10 +221,12 @@ lint-cppcheck:
 	@$(CPPCHECK) src cli
 $(B)/tidy/%.c.ok: %.c .clang-tidy
 	@mkdir -p $(@D)
+	$(say) TIDY $<
 	@clang-tidy --quiet $< -- $(CPPFLAGS_ALL) -std=c11 $(PKG_CFLAGS) $(call defs_of,$<) $(call isa_of,$<) -w 2>$@.log || { cat $@.log; exit 1; }
 	@touch $@
 $(B)/tidy/%.cc.ok: %.cc .clang-tidy
 	@mkdir -p $(@D)
+	$(say) TIDY $<
 	@clang-tidy --quiet $< -- $(CPPFLAGS_ALL) -std=c++17 $(PKG_CFLAGS) -w 2>$@.log || { cat $@.log; exit 1; }
 	@touch $@
 format: ## lay out every source file

@@ -63,7 +63,7 @@ static void sums_add(struct sums *s, const float *got, const float *ref, size_t 
         s->rr += r * r;
         s->gg += g * g;
         s->gr += g * r;
-        if (!(fabs(d) <= s->max)) /* a NaN sticks */
+        if (!(fabs(d) <= s->max) && !isnan(s->max)) /* a NaN enters, and sticks */
             s->max = fabs(d);
     }
     s->n += n;
@@ -120,7 +120,7 @@ static pi0_status want(const struct run *r, const char *name, enum st_dtype dtyp
 /* A float32 tensor copied out of the mapping (which may be unaligned); the caller frees. */
 static pi0_status copy_f32(const struct st_tensor *t, float **out, struct pi0_error *err)
 {
-    float *p = malloc(t->bytes ? t->bytes : 1);
+    float *p = calloc(1, t->bytes ? t->bytes : 1);
     if (!p)
         return pi0_fail(err, PI0_E_NOMEM, "check: %zu bytes cannot be had", t->bytes);
     memcpy(p, t->data, t->bytes);

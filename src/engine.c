@@ -105,7 +105,7 @@ PI0_API void pi0_engine_close(pi0_engine *engine)
 {
     if (!engine)
         return;
-    if (engine->self)
+    if (engine->backend && engine->self)
         engine->backend->close(engine->self);
     arena_free(&engine->arena);
     free(engine);

@@ -31,6 +31,7 @@ fi
 rm -rf build/test/fuzz build/test/fuzz.count
 mkdir -p build/test/fuzz
 passed=0 failed=0
+# shellcheck disable=SC2016 # $0 is the inner shell's
 while read -r rc; do
     if [ "$rc" -eq 0 ]; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
 done < <(printf '%s\0' "$@" |

@@ -8,6 +8,7 @@
 # words. Logs: build/test/LABEL/. The last line is the sum in the same form; exit 1 if any failed.
 #
 # JOBS: programs at a time (1). TEST_TIMEOUT: seconds a program may take (600).
+# shellcheck disable=SC2094 # awk reads the log to its end before a note is appended to it
 set -u
 cd "$(dirname "$0")/.." || exit 2
 

@@ -5,7 +5,7 @@
 set -u
 
 build_packages="gcc g++ make pkg-config libjansson-dev libsentencepiece-dev libjpeg62-turbo-dev libpng-dev"
-test_packages="git libcmocka-dev clang libclang-rt-dev clang-format clang-tidy cppcheck man-db"
+test_packages="git libcmocka-dev clang libclang-rt-dev clang-format clang-tidy cppcheck shellcheck man-db"
 
 wanted=$build_packages
 case "${1:-build}" in

@@ -24,7 +24,7 @@ static int utf8_len(const unsigned char *s)
     return n;
 }
 
-pi0_status pi0_fail(struct pi0_error *err, pi0_status status, const char *format, ...)
+pi0_status(pi0_fail)(struct pi0_error *err, pi0_status status, const char *format, ...)
 {
     if (!err)
         return status;
