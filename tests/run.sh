@@ -21,7 +21,7 @@ run_one() {
     end=$(date +%s%N)
     counts=$(awk '
         /^1\.\.[0-9]+/ { split($0, a, /\.\./); planned += a[2]; tap = 1 }
-        /^ok [0-9]+.*# SKIP/ { s++; next }
+        /^(not )?ok [0-9]+ # SKIP/ { s++; next }   # cmocka says "not ok" to a skip
         /^ok [0-9]+/ { p++ }
         /^not ok [0-9]+/ { f++ }
         /^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/ { last = $1 " " $3 " " $5 }
@@ -49,13 +49,16 @@ run_one() {
     fi
     [ "$f" -gt 0 ] && word=FAIL
     printf '%s %s %s\n' "$p" "$f" "$s" >"$log.count"
-    printf '  %-4s %-40s %5d passed %3d failed %3d skipped %7.1f s\n' "$word" "${program#build/*/tests/}" \
-        "$p" "$f" "$s" "$(awk "BEGIN { print ($end - $start) / 1e9 }")"
-    if [ "$f" -gt 0 ]; then
-        sed 's/^/      | /' "$log"
-    elif [ "$s" -gt 0 ]; then
-        grep -ai 'skipped:' "$log" | sort | uniq -c | sed 's/^ *\([0-9]*\) /      \1 × /'
-    fi
+    { # one program's lines stay together
+        flock 9
+        printf '  %-4s %-40s %5d passed %3d failed %3d skipped %7.1f s\n' "$word" "${program#build/*/tests/}" \
+            "$p" "$f" "$s" "$(awk "BEGIN { print ($end - $start) / 1e9 }")"
+        if [ "$f" -gt 0 ]; then
+            sed 's/^/      | /' "$log"
+        elif [ "$s" -gt 0 ]; then
+            grep -ai 'skipped:' "$log" | sort | uniq -c | sed 's/^ *\([0-9]*\) /      \1 × /'
+        fi
+    } 9>"${log%/*}/.lock"
 }
 
 if [ "${1:-}" = --one ]; then
