@@ -16,8 +16,9 @@
  * globals.
  *   - Every close accepts NULL. Pointers given to a call are borrowed for the call unless the
  * comment says longer.
- *   - After pi0_engine_open and pi0_policy_open nothing is allocated on the way to an action. The
- * one exception is a GPU engine that meets a new shape: it may build a launch graph, once.
+ *   - After pi0_engine_open and pi0_policy_open nothing is allocated on the way to an action, with
+ * two exceptions: libsentencepiece allocates while it tokenises a text (token ids given instead
+ * avoid it), and a GPU engine that meets a new shape may build a launch graph, once.
  *   - Same inputs, same bits: from run to run, and for any number of threads.
  *
  * Dimension letters in comments: B samples, C cameras, T prompt tokens, H action horizon, A action
@@ -31,6 +32,10 @@
 
 #ifdef __cplusplus
 extern "C" {
+#ifdef __GNUC__ /* pi0_model_info and others name a struct and a function, as C allows */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wshadow"
+#endif
 #endif
 
 #define PI0_VERSION_MAJOR 0
@@ -298,6 +303,9 @@ struct pi0_policy_config {
                             else "none" */
     int allow_no_stats; /* non-zero: without statistics state and actions pass unnormalised. Default
                            0 */
+    int lerobot_padded_state; /* non-zero: a lerobot π0.5 prompt states A numbers, zeros behind the
+                                 robot's own, as releases before transformers 5 trained. Default 0
+                               */
 };
 PI0_API void pi0_policy_defaults(struct pi0_policy_config *config);
 
@@ -358,6 +366,7 @@ struct pi0_policy_trace {
     const float *state;         /* [A] normalised, padded */
     const float *noise;         /* [H, A] */
     const float *model_actions; /* [H, A] */
+    int n_tokens_cut; /* prompt tokens past max_token_len, cut off as openpi does: worth a warning */
     double preprocess_ms, postprocess_ms;
 };
 PI0_API void pi0_policy_trace(const pi0_policy *policy, struct pi0_policy_trace *out);
@@ -417,6 +426,9 @@ struct pi0_case {
 PI0_API pi0_status pi0_case_read(struct pi0_case *out, const char *dir, struct pi0_error *err);
 
 #ifdef __cplusplus
+#ifdef __GNUC__
+#pragma GCC diagnostic pop
+#endif
 }
 #endif
 #endif
