@@ -57,24 +57,54 @@ const struct train_config *train_config_named(const char *name);
 struct config {
     struct pi0_dims dims;
     enum pi0_source source;
-    char camera_names[PI0_MAX_CAMERAS][CONFIG_NAME_BYTES];
+    char camera_names[PI0_MAX_CAMERAS][CONFIG_NAME_BYTES]; /* lerobot: without the leading
+                                                              "observation.images." */
     struct train_config
         train;       /* preset, then pi0.json's own fields over it; name "" if no preset */
-    int num_steps;   /* 10, or the checkpoint's num_inference_steps */
+    int num_steps;   /* 10, or the checkpoint's own number */
     json_t *lerobot; /* lerobot's config.json, owned; NULL otherwise. policy/ reads its features */
-    struct {         /* what config.json said, to be merged with what the tensors say; 0 = silent */
-        int vision_heads, heads, head_dim, kv_heads, action_horizon, max_token_len, n_cameras;
-        int have_dims; /* explicit vision/vlm/expert objects were given */
+    /* What the files said, to be held against what the tensors say; 0 = silent. */
+    struct {
+        struct pi0_dims dims;     /* its variant: see `variant` */
+        int variant;              /* 1 + enum pi0_variant */
+        int norm, discrete_state; /* the fields of train were given */
     } said;
 };
 
-/* Reads DIR/config.json and DIR/pi0.json (each optional) and applies `preset` (may be NULL).
- * Dimensions that only the tensors tell are left 0: weights binding fills them and then calls
- * config_check. */
+/* Reads DIR/config.json and DIR/pi0.json (each optional) and applies `preset` (may be NULL). What
+ * stronger sources say replaces what weaker ones say: train config < config.json < pi0.json.
+ * `dims` is left 0: bind.c fills it from the tensors, and config_finish does the rest. config_free
+ * accepts what a failure left. */
 pi0_status config_load(struct config *out, const char *dir, const char *preset,
                        struct pi0_error *err);
-/* Every dimension in range, and consistent. Limits are named in config.c. */
+
+/* A JSON file's bytes; data NULL = there is no such file. */
+struct config_file {
+    const char *data;
+    size_t size;
+};
+/* config_load without the files: pure, hostile input. */
+pi0_status config_parse(struct config *out, struct config_file config_json,
+                        struct config_file pi0_json, const char *preset, struct pi0_error *err);
+
+/* c->dims holds what the tensors tell (0 where they cannot: vision_heads, n_cameras,
+ * action_horizon, max_token_len). Holds it against what the files said, fills the rest from them
+ * and from defaults, and checks the whole. */
+pi0_status config_finish(struct config *c, struct pi0_error *err);
+
+/* Dimensions that a config.json of explicit objects gives (a golden case, a synthetic
+ * checkpoint). PI0_E_MODEL when one is missing. */
+pi0_status config_dims(const struct config *c, struct pi0_dims *out, struct pi0_error *err);
+
+/* Every dimension in range, and consistent. */
 pi0_status config_check(const struct pi0_dims *d, struct pi0_error *err);
 void config_free(struct config *c);
+
+/* Camera slot names of a model that does not name its own: openpi's three, then "camera_3" … */
+void config_default_cameras(char names[PI0_MAX_CAMERAS][CONFIG_NAME_BYTES]);
+
+/* DIR/name into a block the caller frees; NULL when there is no such file. At most 16 MB. */
+pi0_status config_read(unsigned char **out, size_t *size, const char *dir, const char *name,
+                       struct pi0_error *err);
 
 #endif
