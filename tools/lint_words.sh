@@ -32,7 +32,7 @@ forbid 'the library neither prints, ends the process nor reads the environment' 
 forbid 'a function without a length' \
     '(^|[^A-Za-z0-9_>.])(gets|strcpy|strcat|sprintf|vsprintf|strtok|alloca|atoi|atol|atof|rand|srand)[ ]*\(' \
     "${lib[@]}" 'cli/*.c' 'cli/*.h'
-forbid 'PI0_CUDA belongs into src/backend/backend.{c,h}' 'defined\(PI0_CUDA\)|if(n)?def +PI0_CUDA' \
+forbid 'PI0_CUDA belongs into src/backend/backend.{c,h}' '(defined\(|ifn?def +)PI0_CUDA([^_A-Z0-9]|$)' \
     'src/*.c' 'src/*.h' 'cli/*' ':!src/backend/backend.c' ':!src/backend/backend.h'
 forbid 'trailing blanks' '[ 	]+$' "${text[@]}"
 forbid 'tabs are for Makefiles' '	' '*.c' '*.h' '*.cc' '*.cu' '*.cuh'
