@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * bench: latency of whole calls and of their stages, by workload and batch, beside the work that
+ * the plan counts. Inputs are random and differ from call to call; weights are synthetic unless
+ * --model is given. The clock runs round pi0_engine_infer; stage times are the engine's own. */
+#include "cli.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef PI0_COMMIT
+#define PI0_COMMIT "unknown"
+#endif
+
+#define N_ROTATED 4       /* different inputs that take turns */
+#define AUTO_SECONDS 10.0 /* without --n: about this long a row */
+#define AUTO_MIN 5
+#define AUTO_MAX 200
+#define DEFAULT_WARMUP 2
+
+static const struct workload workloads[] = {
+    { "pi0-788", "pi0", "3 cameras computed, one of them masked; horizon 10", 3, 2,
+      PI0_MASKED_COMPUTE, 20, 20, 10 },
+    { "pi0-532", "pi0", "the same, the masked camera skipped", 3, 2, PI0_MASKED_SKIP, 20, 20, 10 },
+    { "pi0-799-h50", "pi0", "3 cameras, prompt 31 of 48, horizon 50", 3, 3, PI0_MASKED_SKIP, 31, 48,
+      50 },
+    { "pi05-968-h50", "pi05", "3 cameras, 200 prompt tokens, horizon 50", 3, 3, PI0_MASKED_SKIP,
+      200, 200, 50 },
+    { "tiny", "pi0_tiny", "the golden cases' small network; seconds in all", 3, 2, PI0_MASKED_SKIP,
+      9, 12, 6 },
+};
+#define N_WORKLOADS ((int)(sizeof workloads / sizeof workloads[0]))
+
+const struct workload *workload_at(int i) { return i < N_WORKLOADS ? &workloads[i] : NULL; }
+
+const struct workload *workload_named(const char *name)
+{
+    for (int i = 0; i < N_WORKLOADS; i++)
+        if (strcmp(workloads[i].name, name) == 0)
+            return &workloads[i];
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- inputs */
+
+/* N_ROTATED × batch samples. */
+struct inputs {
+    struct pi0_input *in; /* [N_ROTATED × batch] */
+    uint8_t *pixels;
+    int32_t *tokens;
+    float *floats; /* state and noise */
+    float *actions;
+};
+
+/* xorshift64*: pixels and ids need no better. */
+static uint64_t next_random(uint64_t *x)
+{
+    *x ^= *x >> 12;
+    *x ^= *x << 25;
+    *x ^= *x >> 27;
+    return *x * 0x2545F4914F6CDD1DULL;
+}
+
+static void inputs_free(struct inputs *p)
+{
+    free(p->in);
+    free(p->pixels);
+    free(p->tokens);
+    free(p->floats);
+    free(p->actions);
+    memset(p, 0, sizeof *p);
+}
+
+static int inputs_make(struct inputs *p, const struct workload *w, const struct pi0_dims *d,
+                       const struct pi0_engine_info *e, int batch)
+{
+    size_t n = (size_t)N_ROTATED * (size_t)batch, A = (size_t)d->action_dim;
+    size_t image = (size_t)d->image_size * (size_t)d->image_size * 3;
+    size_t chunk = (size_t)e->action_horizon * A, cameras = (size_t)w->n_cameras;
+    size_t n_pixels = n * cameras * image, n_tokens = (size_t)w->n_tokens;
+    uint64_t x = 0x9E3779B97F4A7C15ULL;
+    p->in = calloc(n, sizeof *p->in);
+    p->pixels = malloc(n_pixels);
+    p->tokens = malloc((n * n_tokens + 1) * sizeof *p->tokens);
+    p->floats = malloc(n * (A + chunk) * sizeof *p->floats);
+    p->actions = malloc((size_t)batch * chunk * sizeof *p->actions);
+    if (!p->in || !p->pixels || !p->tokens || !p->floats || !p->actions)
+        return fail("no memory for the inputs of batch %d", batch);
+    for (size_t i = 0; i < n_pixels; i += 8) {
+        uint64_t r = next_random(&x);
+        memcpy(p->pixels + i, &r, n_pixels - i < 8 ? n_pixels - i : 8);
+    }
+    for (size_t i = 0; i < n * n_tokens; i++)
+        p->tokens[i] = (int32_t)(next_random(&x) % (uint64_t)d->vocab_size);
+    for (size_t i = 0; i < n; i++) {
+        struct pi0_input *in = &p->in[i];
+        float *state = p->floats + i * (A + chunk), *noise = state + A;
+        for (size_t k = 0; k < A; k++)
+            state[k] = (float)(next_random(&x) >> 40) * 0x1p-23F - 1.0F;
+        pi0_noise(noise, chunk, i + 1);
+        for (size_t c = 0; c < cameras; c++) {
+            in->pixels[c] = p->pixels + (i * cameras + c) * image;
+            in->camera_mask[c] = (int)c < w->n_valid_cameras;
+        }
+        in->tokens = p->tokens + i * n_tokens;
+        in->n_tokens = w->n_tokens;
+        in->state = state;
+        in->noise = noise;
+    }
+    return EXIT_DONE;
+}
+
+/* ---------------------------------------------------------------- measuring */
+
+enum { WHOLE, VISION, PREFIX, DENOISE, N_TIMES };
+static const char *const time_names[N_TIMES] = { "whole", "vision", "prefix", "denoise" };
+
+struct result {
+    const struct workload *w;
+    int batch, steps, n;
+    double p50[N_TIMES], p95[N_TIMES], p99[N_TIMES], min[N_TIMES];
+    struct pi0_stage_work work[PI0_N_STAGES];
+    int n_cameras, n_prefix;
+};
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Nearest rank: the smallest value with at least p of the values at or below it. */
+static double percentile(const double *sorted, int n, double p)
+{
+    int rank = (int)ceil(p * n);
+    return sorted[(rank < 1 ? 1 : rank) - 1];
+}
+
+static int call(const struct session *s, struct inputs *p, int batch, int steps, int turn,
+                double times[N_TIMES])
+{
+    struct pi0_error err = { 0 };
+    struct pi0_timing t = { 0 };
+    double start = now_ms();
+    if (pi0_engine_infer(s->engine, p->in + (size_t)(turn % N_ROTATED) * (size_t)batch, batch,
+                         steps, p->actions, &t, &err))
+        return fail_library(&err);
+    times[WHOLE] = now_ms() - start;
+    times[VISION] = t.vision_ms;
+    times[PREFIX] = t.prefix_ms;
+    times[DENOISE] = t.denoise_ms;
+    return EXIT_DONE;
+}
+
+static int measure(struct result *r, const struct session *s, struct inputs *p,
+                   const struct args *a)
+{
+    char what[64], extra[64];
+    double times[N_TIMES], last = 1;
+    int warmup = a->warmup >= 0 ? a->warmup : DEFAULT_WARMUP, code;
+    snprintf(what, sizeof what, "%s ×%d", r->w->name, r->batch);
+    for (int i = 0; i < warmup; i++) {
+        term_bar(what, 0, 1, "warm-up");
+        if ((code = call(s, p, r->batch, r->steps, i, times)))
+            return code;
+        last = times[WHOLE];
+    }
+    r->n = a->n;
+    if (r->n == 0) {
+        if (warmup == 0) {
+            if ((code = call(s, p, r->batch, r->steps, 0, times)))
+                return code;
+            last = times[WHOLE];
+        }
+        double fit = AUTO_SECONDS * 1e3 / (last > 0.001 ? last : 0.001);
+        r->n = fit < AUTO_MIN ? AUTO_MIN : fit > AUTO_MAX ? AUTO_MAX : (int)fit;
+    }
+    double *all = malloc((size_t)r->n * N_TIMES * sizeof *all); /* [N_TIMES][n] */
+    if (!all)
+        return fail("no memory for %d measurements", r->n);
+    for (int i = 0; i < r->n; i++) {
+        if ((code = call(s, p, r->batch, r->steps, i, times))) {
+            free(all);
+            return code;
+        }
+        for (int k = 0; k < N_TIMES; k++)
+            all[(size_t)k * (size_t)r->n + (size_t)i] = times[k];
+        snprintf(extra, sizeof extra, "%d of %d, %.1f ms", i + 1, r->n, times[WHOLE]);
+        term_bar(what, (uint64_t)i + 1, (uint64_t)r->n, extra);
+    }
+    for (int k = 0; k < N_TIMES; k++) {
+        double *v = all + (size_t)k * (size_t)r->n;
+        qsort(v, (size_t)r->n, sizeof *v, by_value);
+        r->p50[k] = percentile(v, r->n, 0.50);
+        r->p95[k] = percentile(v, r->n, 0.95);
+        r->p99[k] = percentile(v, r->n, 0.99);
+        r->min[k] = v[0];
+    }
+    free(all);
+    term_bar_clear();
+    return EXIT_DONE;
+}
+
+/* ---------------------------------------------------------------- showing */
+
+static void show_stage(const struct result *r, int k, const struct pi0_stage_work *w)
+{
+    char f[32], fr[32], b[32], br[32];
+    double s = r->p50[k] / 1e3, bytes = w->weight_bytes + w->activation_bytes;
+    printf("  %s%-8s %10.3f %10.3f %10.3f %10.3f  %9s %11s  %9s %10s%s\n",
+           k == WHOLE ? ink(BOLD) : "", time_names[k], r->p50[k], r->p95[k], r->p99[k], r->min[k],
+           human(f, w->flops, "FLOP"), human(fr, s > 0 ? w->flops / s : 0, "FLOP/s"),
+           human(b, bytes, "B"), human(br, s > 0 ? bytes / s : 0, "B/s"),
+           k == WHOLE ? ink(PLAIN) : "");
+}
+
+static void show(const struct result *r, const struct session *s)
+{
+    const struct pi0_engine_info *e = &s->engine_info;
+    struct pi0_stage_work whole = { .name = "whole" };
+    printf("%s%s%s · batch %d · %d steps · horizon %d · %d prefix tokens · %s · %s · %s\n"
+           "%s on %s · %d thread%s · %d calls\n",
+           ink(BOLD), r->w->name, ink(PLAIN), r->batch, r->steps, e->action_horizon, r->n_prefix,
+           r->w->masked == PI0_MASKED_COMPUTE ? "masked camera computed" : "masked cameras skipped",
+           precision_name(e->precision), e->isa, e->backend, e->device, e->n_threads,
+           e->n_threads == 1 ? "" : "s", r->n);
+    printf("  %s%-8s %10s %10s %10s %10s  %9s %11s  %9s %10s%s\n", ink(DIM), "ms", "p50", "p95",
+           "p99", "min", "work", "rate", "bytes", "rate", ink(PLAIN));
+    for (int k = VISION; k < N_TIMES; k++) {
+        const struct pi0_stage_work *w = &r->work[k - VISION];
+        show_stage(r, k, w);
+        whole.flops += w->flops;
+        whole.weight_bytes += w->weight_bytes;
+        whole.activation_bytes += w->activation_bytes;
+    }
+    show_stage(r, WHOLE, &whole);
+    printf("  %.3g samples/s\n\n", r->batch / (r->p50[WHOLE] / 1e3));
+    fflush(stdout);
+}
+
+static json_t *row(const struct result *r, const struct session *s, const struct args *a)
+{
+    const struct pi0_engine_info *e = &s->engine_info;
+    char date[32];
+    time_t now = time(NULL);
+    struct tm utc;
+    gmtime_r(&now, &utc);
+    strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    double flops = 0, bytes = 0;
+    for (int g = 0; g < PI0_N_STAGES; g++) {
+        flops += r->work[g].flops;
+        bytes += r->work[g].weight_bytes + r->work[g].activation_bytes;
+    }
+    json_t *o = json_object();
+    json_object_set_new(o, "date", json_string(date));
+    json_object_set_new(o, "commit", json_string(PI0_COMMIT));
+    json_object_set_new(o, "device", json_string(e->device));
+    json_object_set_new(o, "backend", json_string(e->backend));
+    json_object_set_new(o, "threads", json_integer(e->n_threads));
+    json_object_set_new(o, "workload", json_string(r->w->name));
+    json_object_set_new(o, "batch", json_integer(r->batch));
+    json_object_set_new(o, "steps", json_integer(r->steps));
+    json_object_set_new(o, "n", json_integer(r->n));
+    json_object_set_new(o, "p50_ms", json_number(r->p50[WHOLE], 6));
+    json_object_set_new(o, "p95_ms", json_number(r->p95[WHOLE], 6));
+    json_object_set_new(o, "p99_ms", json_number(r->p99[WHOLE], 6));
+    json_object_set_new(o, "min_ms", json_number(r->min[WHOLE], 6));
+    json_object_set_new(o, "samples_per_s", json_number(r->batch / (r->p50[WHOLE] / 1e3), 6));
+    json_object_set_new(o, "vision_ms", json_number(r->p50[VISION], 6));
+    json_object_set_new(o, "prefix_ms", json_number(r->p50[PREFIX], 6));
+    json_object_set_new(o, "denoise_ms", json_number(r->p50[DENOISE], 6));
+    json_object_set_new(o, "precision", json_string(precision_name(e->precision)));
+    json_object_set_new(o, "isa", json_string(e->isa));
+    json_object_set_new(o, "prefix_tokens", json_integer(r->n_prefix));
+    json_object_set_new(o, "prompt_tokens", json_integer(r->w->n_tokens));
+    json_object_set_new(o, "cameras", json_integer(r->n_cameras));
+    json_object_set_new(o, "horizon", json_integer(e->action_horizon));
+    json_object_set_new(o, "dtype", json_string(precision_name(e->precision)));
+    json_object_set_new(o, "weights", json_string(a->model ? a->model : "synthetic"));
+    json_object_set_new(o, "flops", json_number(flops, 12));
+    json_object_set_new(o, "bytes", json_number(bytes, 12));
+    return o;
+}
+
+/* One write to a file opened for appending: a line is there whole or not at all. */
+static int append_line(const char *path, const json_t *o)
+{
+    char *text = json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(15));
+    size_t n = text ? strlen(text) : 0;
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666), code = EXIT_DONE;
+    if (!text || fd < 0) {
+        code = fail("--append %s: cannot be opened: %s", path, strerror(errno));
+    } else {
+        text[n] = '\n'; /* in place of the NUL: the length is known */
+        ssize_t put = write(fd, text, n + 1);
+        if (put != (ssize_t)(n + 1))
+            code = fail("--append %s: cannot be written: %s", path,
+                        put < 0 ? strerror(errno) : "no space");
+    }
+    if (fd >= 0)
+        close(fd);
+    free(text);
+    return code;
+}
+
+/* ---------------------------------------------------------------- one workload */
+
+static int bench_batch(struct session *s, const struct workload *w, const struct pi0_dims *d,
+                       int batch, const struct args *a)
+{
+    struct pi0_error err = { 0 };
+    struct inputs p = { 0 };
+    int side = d->image_size / d->patch_size;
+    struct result r = { .w = w, .batch = batch, .steps = a->steps ? a->steps : 10 };
+    r.n_cameras = w->masked == PI0_MASKED_COMPUTE ? w->n_cameras : w->n_valid_cameras;
+    r.n_prefix = r.n_cameras * side * side + w->n_tokens;
+    if (pi0_engine_work(s->engine, batch, r.n_cameras, w->n_tokens, r.steps, r.work, &err))
+        return fail_library(&err);
+    int code = inputs_make(&p, w, d, &s->engine_info, batch);
+    if (!code)
+        code = measure(&r, s, &p, a);
+    inputs_free(&p);
+    if (code)
+        return code;
+    json_t *o = row(&r, s, a);
+    if (a->json)
+        code = print_json(o, false);
+    else
+        show(&r, s);
+    fflush(stdout);
+    if (!code && a->append)
+        code = append_line(a->append, o);
+    json_decref(o);
+    return code;
+}
+
+static int bench_workload(struct session *s, const struct workload *w, const struct args *a)
+{
+    static const int one[] = { 1 };
+    struct args named = *a;
+    struct pi0_engine_config cfg;
+    struct pi0_model_info m;
+    if (!a->model && !a->synthetic)
+        named.synthetic = w->dims;
+    int code = session_open_model(s, &named);
+    if (code)
+        return code;
+    pi0_model_info(s->model, &m);
+    if (m.dims.n_cameras < w->n_cameras)
+        return fail("%s: the model has %d cameras, expected at least %d", w->name, m.dims.n_cameras,
+                    w->n_cameras);
+    int n = a->n_batches ? a->n_batches : 1;
+    const int32_t *batches = a->n_batches ? a->batches : one;
+    session_config(&cfg, a);
+    cfg.masked_cameras = w->masked;
+    cfg.action_horizon = a->horizon ? a->horizon : w->horizon;
+    cfg.max_token_len = w->max_token_len;
+    for (int i = 0; i < n; i++)
+        if (batches[i] > cfg.max_batch)
+            cfg.max_batch = batches[i];
+    code = session_open_engine(s, &cfg);
+    for (int i = 0; !code && i < n; i++)
+        code = bench_batch(s, w, &m.dims, batches[i], a);
+    return code;
+}
+
+int cmd_bench(const struct args *a)
+{
+    const struct workload *list[N_WORKLOADS * MAX_WORKLOADS];
+    int n = 0, code = EXIT_DONE;
+    for (int i = 0; i < a->n_workloads; i++) {
+        if (strcmp(a->workloads[i], "all") != 0)
+            list[n++] = workload_named(a->workloads[i]);
+        for (int k = 0; strcmp(a->workloads[i], "all") == 0 && k < N_WORKLOADS; k++)
+            list[n++] = &workloads[k];
+    }
+    if (n == 0)
+        list[n++] = workload_named("tiny");
+    if (a->preset && !a->model)
+        return fail("--preset needs --model");
+    if (a->append && access(a->append, W_OK) && errno != ENOENT)
+        return fail("--append %s: cannot be written: %s", a->append, strerror(errno));
+    for (int i = 0; !code && i < n; i++) {
+        struct session s = { 0 };
+        code = bench_workload(&s, list[i], a);
+        session_close(&s);
+    }
+    return code;
+}
