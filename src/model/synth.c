@@ -1,27 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * synth: values computed from name, seed and index, and the checkpoint made of them. Values are the
- * golden cases' (docs/model.md "Synthetic weights"): every bit matters.
- *
- * A checkpoint is written by several threads, each making and writing its own 4 MiB pieces, so
- * memory stays small whatever the model. Files get their names only when complete. */
+ * synth: values computed from name, seed and index. They are the golden cases' (docs/model.md
+ * "Synthetic weights"), to the last bit. synth_write.c makes files of them. */
 #include "model/synth.h"
-#include "base/checked.h"
-#include "base/threads.h"
-#include "io/mapfile.h"
-#include "model/config.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
 #include <math.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/stat.h>
-#include <sys/statvfs.h>
-#include <unistd.h>
-
-/* ---------------------------------------------------------------- values */
+#include <string.h>
 
 /* FNV-1a, 64 bits. */
 static uint64_t hash_name(const char *name)
