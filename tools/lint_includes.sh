@@ -6,6 +6,7 @@
 # the two backends do not see each other.
 set -u
 cd "$(dirname "$0")/.." || exit 2
+[ -n "$(git ls-files include/pi0.h)" ] || { echo "git lists no files here"; exit 2; }
 files=$(git ls-files --cached --others --exclude-standard -- 'include/*.h' 'src/*.[ch]' 'src/*.cc' 'src/*.cu' 'src/*.cuh' 'cli/*.[ch]')
 # shellcheck disable=SC2086 # names of ours, without spaces
 awk '
