@@ -28,7 +28,7 @@ forbid 'no adjectives that fit any project' \
 forbid 'a compiler option that changes results or ties a build to one machine' \
     '(-march=native|-ffast-math|-Ofast|-funsafe-math)' Makefile '*.mk'
 forbid 'the library neither prints, ends the process nor reads the environment' \
-    '(^|[^A-Za-z0-9_>.])(printf|fprintf|vprintf|puts|putchar|perror|exit|_exit|abort|getenv|secure_getenv|setenv|system|popen)[ ]*\(' \
+    '(^|[^A-Za-z0-9_>.])(printf|vprintf|puts|putchar|perror|exit|_exit|abort|getenv|secure_getenv|setenv|system|popen)[ ]*\(|[^A-Za-z0-9_](stdout|stderr)[^A-Za-z0-9_]' \
     "${lib[@]}"
 forbid 'a function without a length' \
     '(^|[^A-Za-z0-9_>.])(gets|strcpy|strcat|sprintf|vsprintf|strtok|alloca|atoi|atol|atof|rand|srand)[ ]*\(' \
