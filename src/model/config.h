@@ -84,7 +84,7 @@ struct config_file {
     size_t size;
 };
 /* config_load without the files: pure, hostile input. */
-pi0_status config_parse(struct config *out, struct config_file config_json,
+pi0_status config_parse(struct config *c, struct config_file config_json,
                         struct config_file pi0_json, const char *preset, struct pi0_error *err);
 
 /* c->dims holds what the tensors tell (0 where they cannot: vision_heads, n_cameras,

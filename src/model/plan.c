@@ -179,6 +179,8 @@ static void work_vision(const struct plan *p, double n_images, struct pi0_stage_
     double t = p->tokens_per_camera, w = d->vision_width, side = d->image_size;
     double patch = p->patch_dim * w, layer = 4 * w * w + 2 * w * d->vision_mlp_dim;
     double values = patch + d->vision_depth * layer + w * d->vlm_width;
+    if (n_images == 0)
+        return; /* nothing is read either */
     out->n_rows = (int)(n_images * t);
     out->flops = n_images * (2 * t * values + d->vision_depth * 4 * t * t * w);
     out->weight_bytes = (values + t * w) * BF16_BYTES; /* t·w: the position table */

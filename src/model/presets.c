@@ -7,12 +7,12 @@
 
 #include <string.h>
 
-#define PI0(horizon, tokens)                                                 \
-    .variant = PI0_VARIANT_PI0, .action_dim = 32, .action_horizon = horizon, \
-    .max_token_len = tokens, .norm = NORM_ZSCORE
-#define PI05(horizon, discrete)                                               \
-    .variant = PI0_VARIANT_PI05, .action_dim = 32, .action_horizon = horizon, \
-    .max_token_len = 200, .norm = NORM_QUANTILE, .discrete_state = discrete
+#define PI0(horizon, tokens)                                                   \
+    .variant = PI0_VARIANT_PI0, .action_dim = 32, .action_horizon = (horizon), \
+    .max_token_len = (tokens), .norm = NORM_ZSCORE
+#define PI05(horizon, discrete)                                                 \
+    .variant = PI0_VARIANT_PI05, .action_dim = 32, .action_horizon = (horizon), \
+    .max_token_len = 200, .norm = NORM_QUANTILE, .discrete_state = (discrete)
 /* Both arms' joints are relative to the state, both grippers absolute. */
 #define ALOHA_DELTA .n_delta_mask = 14, .delta_mask = { 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 0 }
 #define ALOHA .robot = ROBOT_ALOHA, .adapt_to_pi = 1, .out_dim = 14

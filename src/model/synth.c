@@ -39,7 +39,8 @@ void synth_tensor(const struct weight_entry *e, uint64_t seed)
         t->synth_a = 0.2f;
         t->synth_b = e->group == WEIGHTS_VISION ? 1.0f : 0.0f;
     } else {
-        t->synth_a = (float)sqrt(3.0 / (double)(t->n / (size_t)e->shape[0]));
+        size_t fan_in = t->n / (size_t)e->shape[0];
+        t->synth_a = (float)sqrt(3.0 / (double)fan_in);
     }
 }
 
