@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * attn_sm90: launcher of the Hopper prefix attention, in plain C. Allocates nothing. */
+#ifndef PI0_CUDA_ATTN_SM90_H
+#define PI0_CUDA_ATTN_SM90_H
+
+#include "gemm_sm90.h" /* tensor_map_encode_fn */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* One sample of a launch, in device memory: read at run time, so that lengths change without a new
+ * graph. */
+struct attn90_segment {
+    int q_row;   /* first token row in q and o */
+    int n_rows;  /* tokens, and keys that are looked at */
+    int n_valid; /* keys [n_valid, n_rows) get probability 0; at least 1 */
+    int kv_row;  /* first row in k and v, before kv_row_offset */
+};
+
+/* o = softmax(q·kᵀ · scale) · v for heads·tokens query rows against one K/V head of 256.
+ * q, o [tokens, heads, 256] bf16; k, v [rows, 256] bf16, every value finite, rows past the last key
+ * included. */
+struct attn90 {
+    CUtensorMap q, k, v;
+    void *o;
+    const struct attn90_segment *segments; /* device, [n_segments] */
+    int heads, n_segments, max_rows, split;
+    float scale;
+};
+
+/* CTAs of a cluster that share a tile's keys, for n_segments samples of max_rows tokens. Pure. */
+int attn90_split(int max_rows, int heads, int n_segments, int n_sms);
+
+CUresult attn90_plan(struct attn90 *plan, tensor_map_encode_fn encode, const void *q, int q_rows,
+                     const void *k, const void *v, int kv_rows, void *o,
+                     const struct attn90_segment *segments, int n_segments, int max_rows, int heads,
+                     float scale, int split);
+
+/* kv_row_offset is added to every segment's kv_row (a layer's place in one cache). */
+cudaError_t attn90_launch(const struct attn90 *plan, int kv_row_offset, int pdl,
+                          cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * gemm_sm90: launcher of the Hopper product with a fused GeGLU, in plain C. Allocates nothing. */
+#ifndef PI0_CUDA_GEMM_SM90_H
+#define PI0_CUDA_GEMM_SM90_H
+
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* h[M, F] = gelu_tanh(x · gateᵀ) ⊙ (x · upᵀ)      x [M, K] bf16, gate and up [F, K] bf16, h bf16.
+ * F a multiple of 256, K a multiple of 64. One plan holds the tensor maps of one (x, w, h). */
+struct geglu90 {
+    CUtensorMap w, x_first, x_second;
+    void *h;
+    int m, f, k, tile_tokens;
+};
+
+/* 1 if the launcher takes this product: pure. */
+int geglu90_supported(int compute_major, int compute_minor, int m, int f, int k);
+
+/* Tokens a tile: the size that wastes least time on `n_sms` processors. Pure; host-tested. */
+int geglu90_tile_tokens(int m, int f, int n_sms);
+
+/* Row of packed weights (2F rows) that holds gate (up = 0) or up (up = 1) row `unit`: the order that
+ * puts a hidden unit's gate and up into one thread's accumulators. Pure; host-tested. */
+int geglu90_packed_row(int unit, int up);
+
+/* packed [2F, K] bf16 on the device ← gate, up [F, K] bf16 on the device. */
+cudaError_t geglu90_pack(void *packed, const void *gate, const void *up, int f, int k,
+                         cudaStream_t stream);
+
+/* Fills a plan. `encode` is cuTensorMapEncodeTiled, looked up by the caller. x must have room for
+ * m rows; rows past m are neither read nor written. Returns the driver's status. */
+typedef CUresult (*tensor_map_encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
+                                         const cuuint64_t *, const cuuint64_t *,
+                                         const cuuint32_t *, const cuuint32_t *,
+                                         CUtensorMapInterleave, CUtensorMapSwizzle,
+                                         CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+CUresult geglu90_plan(struct geglu90 *plan, tensor_map_encode_fn encode, const void *x,
+                      const void *packed, void *h, int m, int f, int k, int tile_tokens);
+
+/* Enqueues; `pdl` non-zero gives the kernel the programmatic-launch attribute (it waits for its
+ * predecessor before it touches x or h). */
+cudaError_t geglu90_launch(const struct geglu90 *plan, int n_sms, int pdl, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
