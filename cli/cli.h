@@ -99,6 +99,11 @@ const char *ink(enum colour c);
 int fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* The same for a failure of the library. */
 int fail_library(const struct pi0_error *err);
+/* The analyzer sees one file at a time: this tells it what comes back. */
+#ifdef __clang_analyzer__
+#define fail(...) ((void)(fail)(__VA_ARGS__), EXIT_BAD)
+#define fail_library(err) ((void)(fail_library)(err), EXIT_BAD)
+#endif
 /* A line on stderr unless --quiet. */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
@@ -151,7 +156,7 @@ void array_free(struct array *a);
 const char *shape_text(char *buf, size_t bytes, const size_t *shape, int n_dims);
 
 /* The whole of a file, at most `limit` bytes, with a NUL behind it; the caller frees *out. */
-int file_read(char **out, size_t *n, const char *what, const char *path, size_t limit);
+int slurp(char **out, size_t *n, const char *what, const char *path, size_t limit);
 
 enum file_format { FORMAT_JSON = 1, FORMAT_CSV, FORMAT_NPY };
 /* By the name's ending; 0 when it is none of them. */

@@ -18,7 +18,7 @@
 
 /* ---------------------------------------------------------------- reading */
 
-int file_read(char **out, size_t *n, const char *what, const char *path, size_t limit)
+int slurp(char **out, size_t *n, const char *what, const char *path, size_t limit)
 {
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -297,7 +297,7 @@ int array_load(struct array *out, const char *what, const char *path, const char
     enum file_format format = format_of_path(path);
     if (!format)
         return fail("%s %s: expected a file that ends in .npy, .json or .csv", what, path);
-    int code = file_read(&bytes, &n, what, path, FILE_LIMIT);
+    int code = slurp(&bytes, &n, what, path, FILE_LIMIT);
     if (code)
         return code;
     struct array a = { 0 };

@@ -47,8 +47,8 @@ static int load_prompt(struct job *j, const struct args *a)
         return fail(
             "--prompt, --prompt-file and --tokens exclude each other; expected one of them");
     if (a->prompt_file)
-        return file_read(&j->prompt, &j->prompt_bytes, "--prompt-file", a->prompt_file,
-                         PROMPT_FILE_LIMIT);
+        return slurp(&j->prompt, &j->prompt_bytes, "--prompt-file", a->prompt_file,
+                     PROMPT_FILE_LIMIT);
     if (a->prompt) {
         j->prompt = strdup(a->prompt);
         if (!j->prompt)
@@ -162,7 +162,7 @@ static void robot_dim_name(char buf[24], const struct job *j, int d)
         names = droid_names, n = 8;
     else if (strcmp(robot, "aloha") == 0)
         names = aloha_names, n = 14;
-    if (d < n)
+    if (names && d < n)
         snprintf(buf, 24, "%s", names[d]);
     else
         snprintf(buf, 24, "dim %d", d);
@@ -200,8 +200,7 @@ static void print_table(const struct job *j)
     for (int i = 0; i < head; i++)
         print_row(j, i, columns);
     if (tail)
-        printf("%s%6s%*s%d more rows%s\n", ink(DIM), "…", term_utf8() ? 8 : 8, "", H - head - tail,
-               ink(PLAIN));
+        printf("%s%6s%8s%d more rows%s\n", ink(DIM), "…", "", H - head - tail, ink(PLAIN));
     for (int i = H - tail; i < H; i++)
         print_row(j, i, columns);
     if (columns < D)

@@ -54,7 +54,8 @@ const char *ink(enum colour c) { return term.out_colour ? codes[c] : ""; }
 
 /* ---------------------------------------------------------------- messages */
 
-static void message(const char *mark, enum colour c, const char *format, va_list args)
+__attribute__((format(printf, 3, 0))) static void message(const char *mark, enum colour c,
+                                                          const char *format, va_list args)
 {
     char line[1024];
     vsnprintf(line, sizeof line, format, args);
@@ -66,7 +67,7 @@ static void message(const char *mark, enum colour c, const char *format, va_list
             term.err_colour ? codes[PLAIN] : "", line);
 }
 
-int fail(const char *format, ...)
+int(fail)(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -75,7 +76,7 @@ int fail(const char *format, ...)
     return EXIT_BAD;
 }
 
-int fail_library(const struct pi0_error *err)
+int(fail_library)(const struct pi0_error *err)
 {
     if (interrupted())
         return end_interrupted();
