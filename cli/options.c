@@ -497,7 +497,7 @@ int args_parse(struct args *out, enum command command, int argc, char **argv)
         }
         const struct option *o = NULL;
         char *value;
-        if (next_option(command, argc, argv, &i, &o, &value))
+        if (next_option(command, argc, argv, &i, &o, &value) || !o)
             return EXIT_BAD;
         bool repeats = o->kind == IMAGE || o->kind == SETTING || o->kind == NAMES;
         if (seen[o - options] && !repeats && o->kind != FLAG)
