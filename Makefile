@@ -102,21 +102,25 @@ lib: build/libpi0.a build/libpi0.so ## static and shared library, only pi0_ name
 
 build/pi0: $(B)/pi0
 	$(Q)cp -f $< $@
-$(B)/pi0: $(CLI_OBJ) $(B)/libpi0.a
+$(B)/pi0: $(CLI_OBJ) $(B)/public/libpi0.a
 	$(say) LINK $@
-	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $(CLI_OBJ) $(B)/libpi0.a $(LIBS)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $(CLI_OBJ) $(B)/public/libpi0.a $(LIBS)
 
-# $(B)/libpi0.a keeps every internal name, for the tests; the two below are what is installed.
+# $(B)/libpi0.a keeps every internal name, for the tests. The public one is a single object in which
+# all but the pi0_ names are local: what is installed, and what the command is linked with.
 $(B)/libpi0.a: $(LIB_OBJ) $(B)/cuda.flags
 	$(say) AR $@
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $(LIB_OBJ)
-build/libpi0.a: $(LIB_OBJ) $(B)/cuda.flags
+$(B)/public/libpi0.a: $(LIB_OBJ) $(B)/cuda.flags
 	$(say) AR $@
+	@mkdir -p $(@D)
 	@rm -f $@
-	$(Q)$(LD) -r --force-group-allocation -o $(B)/pi0_all.o $(LIB_OBJ)
-	$(Q)objcopy --localize-hidden --wildcard --keep-global-symbol='pi0_*' $(B)/pi0_all.o
-	$(Q)$(AR) rcs $@ $(B)/pi0_all.o
+	$(Q)$(LD) -r --force-group-allocation -o $(@D)/pi0.o $(LIB_OBJ)
+	$(Q)objcopy --localize-hidden --wildcard --keep-global-symbol='pi0_*' $(@D)/pi0.o
+	$(Q)$(AR) rcs $@ $(@D)/pi0.o
+build/libpi0.a: $(B)/public/libpi0.a
+	$(Q)cp -f $< $@
 build/libpi0.so: $(LIB_OBJ) $(B)/cuda.flags src/pi0.map
 	$(say) LINK $@
 	$(Q)$(CXX) -shared $(LDFLAGS_ALL) -Wl,-soname,libpi0.so.$(SOVERSION) -Wl,--version-script=src/pi0.map \
