@@ -7,30 +7,23 @@
  * depend on the order, so the result is Pillow's. */
 #include "policy/image.h"
 
+#include "policy/image_kernels.h"
+
 #include <math.h>
 #include <string.h>
 
-/* Pillow keeps 32 - 8 - 2 bits behind the point (src/libImaging/Resample.c, PRECISION_BITS). */
-#define COEF_BITS 22
 #define COEF_ONE ((int32_t)1 << COEF_BITS)
-#define COEF_HALF ((int32_t)1 << (COEF_BITS - 1))
 
-/* The inputs that one output looks at: indices first … first + count - 1. */
-struct image_tap {
-    int first, count;
-    int at;        /* Pillow, columns: index of the first coefficient in k */
-    double centre; /* of the filter, in input pixels */
-    double sum;    /* of the unnormalised weights */
-    float next;    /* PyTorch: weight of input first + count - 1 */
-};
-
-void image_scratch_take(struct image_scratch *s, struct arena *a, int size)
+void image_scratch_take(struct image_scratch *s, struct arena *a, int size, uint32_t isa)
 {
     size_t n = (size_t)size;
     s->size = size;
+    s->kernels = isa & PI0_ISA_AVX2 ? &image_kernels_avx2 : &image_kernels_scalar;
     /* A window holds at most 2·scale + 1 inputs (3 when enlarging), so a row of windows holds at
      * most 2·in + out, or 3·out. */
-    s->k = arena_take(a, 2 * (size_t)IMAGE_MAX_SIDE + 3 * n, sizeof *s->k);
+    size_t n_taps = 2 * (size_t)IMAGE_MAX_SIDE + 3 * n;
+    s->k = arena_take(a, n_taps, sizeof *s->k);
+    s->packed = arena_take(a, s->kernels->packed ? n_taps / GROUP_TAPS + n : 0, sizeof *s->packed);
     s->x = arena_take(a, n, sizeof *s->x);
     s->y = arena_take(a, n, sizeof *s->y);
     s->sums = arena_take(a, n * n * 3, sizeof *s->sums);
@@ -87,10 +80,33 @@ static void pillow_taps(struct image_tap *taps, int32_t *k, int in, int out)
     }
 }
 
-static uint8_t clip8(int32_t sum)
+/* The coefficients k of s->x, packed in groups; returns how many bytes behind a row's start the
+ * kernel reads. */
+static size_t pack_groups(struct image_scratch *s, int out)
 {
-    int32_t v = sum >> COEF_BITS;
-    return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
+    size_t reach = 0;
+    int group = 0;
+    for (int i = 0; i < out; i++) {
+        struct image_tap *t = &s->x[i];
+        int n = (t->count + GROUP_TAPS - 1) / GROUP_TAPS;
+        t->group = group;
+        for (int g = 0; g < n; g++, group++) {
+            struct image_group *p = &s->packed[group];
+            memset(p, 0, sizeof *p);
+            for (int j = 0; j < GROUP_TAPS && g * GROUP_TAPS + j < t->count; j++) {
+                int32_t k = s->k[t->at + g * GROUP_TAPS + j];
+                for (int c = 0; c < 3; c++) {
+                    int lane = j / 2 * 8 + 2 * c + j % 2;
+                    p->high[lane] = (int16_t)(k >> GROUP_SHIFT);
+                    p->low[lane] = (int16_t)(k & ((1 << GROUP_SHIFT) - 1));
+                }
+            }
+        }
+        size_t end = 3 * ((size_t)t->first + (size_t)(n - 1) * GROUP_TAPS);
+        end += (size_t)s->kernels->overrun;
+        reach = end > reach ? end : reach;
+    }
+    return reach;
 }
 
 static void resize_row(const struct image_scratch *s, const uint8_t *src, int out, uint8_t *dst)
@@ -99,55 +115,75 @@ static void resize_row(const struct image_scratch *s, const uint8_t *src, int ou
         const struct image_tap *t = &s->x[x];
         const uint8_t *p = src + 3 * (size_t)t->first;
         const int32_t *k = s->k + t->at;
-        int32_t r = COEF_HALF, g = COEF_HALF, b = COEF_HALF;
+        int32_t r = 0, g = 0, b = 0;
         for (int j = 0; j < t->count; j++, p += 3) {
             r += p[0] * k[j];
             g += p[1] * k[j];
             b += p[2] * k[j];
         }
-        dst[3 * x] = clip8(r);
-        dst[3 * x + 1] = clip8(g);
-        dst[3 * x + 2] = clip8(b);
+        dst[3 * x] = image_clip8(r);
+        dst[3 * x + 1] = image_clip8(g);
+        dst[3 * x + 2] = image_clip8(b);
     }
 }
+
+static void add_row(int32_t *sum, const uint8_t *row, int32_t k, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        sum[i] += row[i] * k;
+}
+
+static void close_row(uint8_t *dst, const int32_t *sum, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        dst[i] = image_clip8(sum[i]);
+}
+
+const struct image_kernels image_kernels_scalar = {
+    .resize_row = resize_row,
+    .add_row = add_row,
+    .close_row = close_row,
+};
 
 /* dst: top left of the picture inside the square, rows `stride` bytes apart. */
 static void resize_pillow(struct image_scratch *s, const uint8_t *src, int height, int width,
                           int fit_height, int fit_width, uint8_t *dst, size_t stride)
 {
-    size_t n = (size_t)fit_width * 3;
+    const struct image_kernels *op = s->kernels;
+    size_t n = (size_t)fit_width * 3, src_stride = (size_t)width * 3;
+    size_t src_bytes = src_stride * (size_t)height, reach = 0;
     double inverse = inverse_stretch_of(height, fit_height);
     int same_width = fit_width == width, same_height = fit_height == height;
     if (!same_width)
         pillow_taps(s->x, s->k, width, fit_width);
+    if (!same_width && op->packed)
+        reach = pack_groups(s, fit_width);
     pillow_taps(s->y, NULL, height, fit_height);
     int first = 0, opened = 0; /* output rows [first, opened) are being summed */
     for (int in = 0; in < height; in++) {
-        const uint8_t *row = src + (size_t)in * (size_t)width * 3;
+        const uint8_t *row = src + (size_t)in * src_stride;
+        uint8_t *final = dst + (size_t)in * stride; /* where it goes if the height stays */
         if (!same_width) {
-            uint8_t *to = same_height ? dst + (size_t)in * stride : s->row;
-            resize_row(s, row, fit_width, to);
+            uint8_t *to = same_height ? final : s->row;
+            if ((size_t)in * src_stride + reach <= src_bytes)
+                op->resize_row(s, row, fit_width, to);
+            else /* the kernel would read past the picture's end */
+                resize_row(s, row, fit_width, to);
             row = to;
         }
         if (same_height) {
             if (same_width)
-                memcpy(dst + (size_t)in * stride, row, n);
+                memcpy(final, row, n);
             continue;
         }
-        for (; opened < fit_height && s->y[opened].first <= in; opened++) {
-            int32_t *sum = s->sums + (size_t)opened * n;
-            for (size_t i = 0; i < n; i++)
-                sum[i] = COEF_HALF;
-        }
+        for (; opened < fit_height && s->y[opened].first <= in; opened++)
+            memset(s->sums + (size_t)opened * n, 0, n * sizeof *s->sums);
         for (int y = first; y < opened; y++) {
             int32_t *sum = s->sums + (size_t)y * n;
-            int32_t k = coefficient(&s->y[y], in, inverse);
-            for (size_t i = 0; i < n; i++)
-                sum[i] += row[i] * k;
+            op->add_row(sum, row, coefficient(&s->y[y], in, inverse), n);
             if (in + 1 < s->y[y].first + s->y[y].count)
                 continue;
-            for (size_t i = 0; i < n; i++)
-                dst[(size_t)y * stride + i] = clip8(sum[i]);
+            op->close_row(dst + (size_t)y * stride, sum, n);
             first = y + 1; /* windows end in order */
         }
     }

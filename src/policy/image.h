@@ -22,16 +22,19 @@ enum image_filter {
 
 /* Scratch for one picture at a time. The memory belongs to the arena. */
 struct image_scratch {
-    int size;            /* output side, pixels */
-    int32_t *k;          /* horizontal coefficients, 10.22 fixed point, all outputs in a row */
-    struct image_tap *x; /* [size] where output column x looks */
-    struct image_tap *y; /* [size] where output row y looks */
-    int32_t *sums;       /* [size][size * 3] vertical sums; PyTorch filter: unused */
-    unsigned char *row;  /* [size * 3] one input row, resized horizontally */
+    int size;                            /* output side, pixels */
+    const struct image_kernels *kernels; /* image_kernels.h */
+    int32_t *k;                          /* horizontal coefficients, all outputs in a row */
+    struct image_group *packed;          /* the same as vector kernels want them */
+    struct image_tap *x;                 /* [size] where output column x looks */
+    struct image_tap *y;                 /* [size] where output row y looks */
+    int32_t *sums;                       /* [size][size * 3] vertical sums */
+    unsigned char *row;                  /* [size * 3] one input row, resized horizontally */
 };
 
-/* Takes the scratch for pictures of size × size out of the arena (measuring or not). */
-void image_scratch_take(struct image_scratch *s, struct arena *a, int size);
+/* Takes the scratch for pictures of size × size out of the arena (measuring or not). `isa`: PI0_ISA_
+ * bits that may be used. */
+void image_scratch_take(struct image_scratch *s, struct arena *a, int size, uint32_t isa);
 
 /* Size of the picture inside the square: ratio = max(w, h) / size, truncated as openpi does. */
 void image_fit(int height, int width, int size, int *fit_height, int *fit_width);

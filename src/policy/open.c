@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * open: from a checkpoint's directory and the caller's options to a pi0_policy: which pipeline
  * (openpi's or lerobot's), which robot, statistics, tokenizer, default prompt, buffers. */
+#include "backend/cpu/cpuid.h"
 #include "io/mapfile.h"
 #include "policy/lerobot.h"
 #include "policy/policy.h"
@@ -155,7 +156,7 @@ static void carve(pi0_policy *p)
     p->normalized = arena_take(m, a, sizeof *p->normalized);
     p->action = arena_take(m, a, sizeof *p->action);
     p->text = arena_take(m, prompt_buffer_bytes(d->action_dim), 1);
-    image_scratch_take(&p->scratch, m, d->image_size);
+    image_scratch_take(&p->scratch, m, d->image_size, p->isa);
 }
 
 PI0_API pi0_status pi0_policy_open(pi0_policy **out, const pi0_model *model, pi0_engine *engine,
@@ -174,6 +175,7 @@ PI0_API pi0_status pi0_policy_open(pi0_policy **out, const pi0_model *model, pi0
     p->model = model;
     p->engine = engine;
     p->transform.action_dim = model->config.dims.action_dim;
+    p->isa = cpuid_isa(PI0_ISA_AVX2);
     pi0_engine_info(engine, &p->limits);
     int lerobot = model->config.source == PI0_SOURCE_LEROBOT;
     pi0_status st;

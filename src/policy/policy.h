@@ -23,6 +23,7 @@ struct pi0_policy {
     char *default_prompt;        /* "" = none */
 
     /* Buffers for one call, carved from the arena. B = max_batch. */
+    uint32_t isa; /* PI0_ISA_ bits the image kernels may use */
     struct arena arena;
     struct image_scratch scratch;
     struct pi0_input *inputs; /* [B] */
