@@ -7,14 +7,14 @@
 
 /* openpi: models_pytorch/pi0_pytorch.py sample_actions. dt is rounded to float32 first and the time
  * accumulates in float32: after ten steps it is 7e-8 off 1 - k/10, which the highest frequency of
- * the embedding shows. */
-void schedule_times(int n_steps, float *t)
+ * the embedding shows. lerobot: modeling_pi0.py sample_actions, time = 1.0 + step * dt. */
+void schedule_times(int n_steps, enum schedule_form form, float *t)
 {
-    const float dt = (float)(-1.0 / n_steps);
+    const double dt = -1.0 / n_steps;
     float now = 1.0f;
     for (int k = 0; k < n_steps; k++) {
-        t[k] = now;
-        now += dt;
+        t[k] = form == SCHEDULE_DIRECT ? (float)(1.0 + k * dt) : now;
+        now += (float)dt;
     }
 }
 

@@ -25,7 +25,18 @@ static void ten_steps(void **state)
                                     0.199999928f,
                                     0.099999927f };
     float t[10];
-    schedule_times(10, t);
+    schedule_times(10, SCHEDULE_ACCUMULATED, t);
+    for (int k = 0; k < 10; k++)
+        assert_true(t[k] == want[k]);
+}
+
+static void ten_direct_steps(void **state)
+{
+    (void)state;
+    static const float want[10] = { 1,    0.899999976f, 0.800000012f, 0.699999988f, 0.600000024f,
+                                    0.5f, 0.400000006f, 0.300000012f, 0.200000003f, 0.100000001f };
+    float t[10];
+    schedule_times(10, SCHEDULE_DIRECT, t);
     for (int k = 0; k < 10; k++)
         assert_true(t[k] == want[k]);
 }
@@ -37,7 +48,7 @@ static void exactly_n_steps(void **state)
     float t[1000];
     for (int n = 1; n <= 1000; n++) {
         float dt = (float)(-1.0 / n);
-        schedule_times(n, t);
+        schedule_times(n, SCHEDULE_ACCUMULATED, t);
         for (int k = 0; k < n; k++) {
             assert_true(t[k] >= -dt / 2);
             assert_true(fabs((double)t[k] - (1.0 - (double)k / n)) < 2e-5);
@@ -95,9 +106,9 @@ static void full_width(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ten_steps),      cmocka_unit_test(exactly_n_steps),
-        cmocka_unit_test(worked_example), cmocka_unit_test(unrounded_time),
-        cmocka_unit_test(full_width),
+        cmocka_unit_test(ten_steps),       cmocka_unit_test(ten_direct_steps),
+        cmocka_unit_test(exactly_n_steps), cmocka_unit_test(worked_example),
+        cmocka_unit_test(unrounded_time),  cmocka_unit_test(full_width),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

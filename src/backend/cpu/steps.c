@@ -9,8 +9,6 @@
  *          mod[norm][k] = scale, shift, gate of each of the 2 L + 1 norms; scale kept as 1 + scale */
 #include "backend/cpu/cpu.h"
 
-#include "model/schedule.h"
-
 static int n_norms(const struct cpu *c) { return 2 * c->plan.dims.depth + 1; }
 
 void cpu_steps_carve(struct cpu *c)
@@ -89,7 +87,7 @@ void cpu_steps_prepare(struct cpu *c, int n_steps)
 {
     if (c->steps_ready == n_steps)
         return;
-    schedule_times(n_steps, c->times);
+    schedule_times(n_steps, model_schedule(c->model), c->times);
     threads_run(c->pool, make_tables, &(struct job){ c, n_steps });
     c->steps_ready = n_steps;
 }
