@@ -5,10 +5,12 @@
  * Packing is split over the threads; a tensor's file pages are released once it is packed, so that
  * the checkpoint and its packed copy are never both in memory.
  *
- * What is rounded to bf16 (precision BF16, checkpoint in F32): the large matrices. Those of the
- * heads, the time MLPs and the patch embedding keep the checkpoint's exact values and are multiplied
- * in f32: they are small, and everything after them depends on them. Norm gains are applied to
- * activations, never folded into weights (docs/numerics.md). */
+ * ROUNDED or EXACT. The large matrices may be rounded to bf16 (precision BF16 and a checkpoint in
+ * F32) and meet activations that are rounded too. The small ones keep the checkpoint's exact values
+ * and are multiplied in f32, since everything after them depends on them: the patch embedding, the
+ * heads and time MLPs, and those whose output a stage ends with and that cost 0.1 % of the work
+ * together: the projector and the last prefix layer's k | v. Norm gains are applied to activations,
+ * never folded into weights (docs/numerics.md). */
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/pack.h"
 
@@ -218,7 +220,7 @@ static pi0_status gemma_layer(struct loader *l, struct cpu_gemma_layer *out,
              gemma_norm(l, &out->norm1, &out->mod1, &t->norm1_w, &t->norm1_mod_w, &t->norm1_mod_b)))
         return st;
     if (only_kv)
-        return matrix(l, &out->qkv, &kv, ROUNDED);
+        return matrix(l, &out->qkv, &kv, EXACT);
     if ((st = matrix(l, &out->qkv, &qkv, ROUNDED)) ||
         (st = dense(l, &out->o, &t->o_w, NULL, ROUNDED)) ||
         (st = gemma_norm(l, &out->norm2, &out->mod2, &t->norm2_w, &t->norm2_mod_w,
@@ -332,7 +334,7 @@ static pi0_status walk(struct loader *l)
         if ((st = vision_layer(l, &c->vision[i], &t->vision[i])))
             return st;
     if ((st = layernorm(l, &c->post_ln, &t->post_ln_w, &t->post_ln_b)) ||
-        (st = dense(l, &c->projector, &t->proj_w, &t->proj_b, ROUNDED)))
+        (st = dense(l, &c->projector, &t->proj_w, &t->proj_b, EXACT)))
         return st;
     for (int i = 0; i < d->depth; i++)
         if ((st = gemma_layer(l, &c->vlm[i], &t->vlm[i], i == d->depth - 1)))

@@ -109,7 +109,7 @@ struct norm_args {
     int width;
     const float *gain;  /* [width] */
     const float *shift; /* [width], or NULL (plain RMSNorm) */
-    void *y;            /* [m][y_stride]; columns past width are left alone */
+    void *y; /* [m][y_stride]; columns past width are left alone. May be x itself: in place */
     enum dtype y_dtype;
     int y_stride;
 };

@@ -143,8 +143,8 @@ static void run(void *arg, int index, int count)
         cpu_linear(&w, b->hidden, EPI_GEGLU, b->n, &l->gate_up, m);
         cpu_add(&w, b->x, NULL, b->hidden, &l->down, m);
     }
-    cpu_rmsnorm(&w, b->n, b->x, &c->vlm[last].norm1, m);
-    cpu_linear(&w, b->qkv, EPI_STORE, b->n, &c->vlm[last].qkv, m); /* k | v */
+    cpu_rmsnorm(&w, b->x, b->x, &c->vlm[last].norm1, m);           /* in place, f32: see load.c */
+    cpu_linear(&w, b->qkv, EPI_STORE, b->x, &c->vlm[last].qkv, m); /* k | v */
     append(&w, in, last, 0);
 }
 

@@ -127,8 +127,8 @@ static void run(void *arg, int index, int count)
         cpu_linear(&w, b->hidden, EPI_GELU, b->n, &l->fc1, m);
         cpu_add(&w, b->x, NULL, b->hidden, &l->fc2, m);
     }
-    cpu_layernorm(&w, b->n, b->x, &c->post_ln, m);
-    cpu_linear(&w, c->image_tokens, EPI_STORE, b->n, &c->projector, m);
+    cpu_layernorm(&w, b->x, b->x, &c->post_ln, m); /* stays f32: see load.c */
+    cpu_linear(&w, c->image_tokens, EPI_STORE, b->x, &c->projector, m);
 }
 
 pi0_status cpu_vision(void *self, const struct batch *in, struct pi0_error *err)
