@@ -4,8 +4,8 @@
  * in here with malloc and calloc replaced; libpng's memory comes through ours, and jansson takes its
  * own through the same door. libjpeg's requests are out of reach.
  *
- * Two kinds of request fare worse in jansson 2.14: one that fails inside a token is reported as a syntax
- * error, and one that fails while a token's text grows loses a byte of it and is not reported. So
+ * Two kinds of request fare worse in jansson 2.14: one that fails inside a token is reported as a
+ * syntax error, and one that fails while a token's text grows loses a byte of it, unreported. So
  * where jansson asks, a malformed file and a finished parse are accepted too; nothing may be kept. */
 #include <stdlib.h>
 
