@@ -129,11 +129,11 @@ static void only_regular_files(void **state)
     assert_int_equal(mkfifo(in_dir("fifo"), 0600), 0);
     expect_refused(path, "is a FIFO"); /* and does not wait for a writer */
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
-    snprintf(addr.sun_path, sizeof addr.sun_path, "%s", in_dir("socket"));
+    snprintf(addr.sun_path, sizeof addr.sun_path, "%s/socket", dir);
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
     assert_true(fd >= 0);
     assert_int_equal(bind(fd, (const struct sockaddr *)&addr, sizeof addr), 0);
-    expect_refused(path, "cannot be opened");
+    expect_refused(in_dir("socket"), "cannot be opened");
     close(fd);
 }
 
