@@ -67,7 +67,7 @@ struct args {
     int batches[MAX_BATCHES];
     int n_batches;
     const char *append;
-    const char *variant;
+    const char *dims;
     const char *sets[MAX_SETS];
     int n_sets;
     int force, no_engine, json, quiet, help;

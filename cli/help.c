@@ -20,7 +20,7 @@ void help_main(FILE *f)
             b, p, b, p, c, p, c, p, c, p, c, p, c, p, c, p);
     fprintf(f,
             "%sTo begin with%s, no weights needed:\n"
-            "  pi0 synth --variant pi0_tiny -o /tmp/tiny\n"
+            "  pi0 synth --dims pi0_tiny -o /tmp/tiny\n"
             "  pi0 inspect --model /tmp/tiny\n"
             "  pi0 run --model /tmp/tiny --no-stats --image base_0_rgb=scene.png \\\n"
             "      --state 0,0.5 --tokens 2,17,35,4\n"
@@ -83,13 +83,13 @@ static const struct page pages[] = {
       "  pi0 bench tiny --n 200\n"
       "  pi0 bench pi0-532 --threads 8\n"
       "  pi0 bench pi0-532,pi0-788 --batch 1,2,4 --json --append bench/results/cpu.jsonl" },
-    { CMD_SYNTH, "pi0 synth --variant NAME -o DIR [options]",
+    { CMD_SYNTH, "pi0 synth --dims NAME -o DIR [options]",
       "Writes model.safetensors and config.json with values that are a function of tensor name "
       "and\n"
       "seed: the real shapes, nothing learned. Full π0 takes 6.5 GB.",
-      "  pi0 synth --variant pi0_tiny -o /tmp/tiny\n"
-      "  pi0 synth --variant pi05 --seed 2 -o /data/pi05\n"
-      "  pi0 synth --variant pi0_tiny --set image_size=224 --set vocab_size=2048 -o /tmp/mid\n"
+      "  pi0 synth --dims pi0_tiny -o /tmp/tiny\n"
+      "  pi0 synth --dims pi05 --seed 2 -o /data/pi05\n"
+      "  pi0 synth --dims pi0_tiny --set image_size=224 --set vocab_size=2048 -o /tmp/mid\n"
       "  pi0 synth --case tests/golden/pi0_tiny_3cam -o /tmp/case" },
 };
 

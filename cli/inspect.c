@@ -150,8 +150,11 @@ static void show_engine(const struct session *s, const struct pi0_model_info *m,
     struct pi0_kernel_choice k;
     for (int i = 0; pi0_engine_kernel(s->engine, i, &k); i++) {
         char shape[48] = "";
-        if (k.m || k.n || k.k)
-            snprintf(shape, sizeof shape, "%d×%d×%d", k.m, k.n, k.k);
+        const int sizes[3] = { k.m, k.n, k.k };
+        for (int g = 0, used = 0; g < 3 && used < 40; g++)
+            if (sizes[g] > 0)
+                used += snprintf(shape + used, sizeof shape - (size_t)used, "%s%d", used ? "×" : "",
+                                 sizes[g]);
         /* printf pads bytes: the two-byte signs in a cell are made up for */
         int wide = 0;
         for (const char *p = k.op; *p; p++)

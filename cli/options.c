@@ -52,19 +52,24 @@ static const struct option options[] = {
       NULL, "Model",
       "openpi train config whose conventions hold, such as\n"
       "pi0_libero; overrides the checkpoint's pi0.json" },
-    { "case", "DIR", 0, CMD_CHECK | CMD_SYNTH, TEXT, AT(case_dir), 0, 0, NULL, "Model",
+    { "case", "DIR", 0, CMD_CHECK, TEXT, AT(case_dir), 0, 0, NULL, "Model",
       "golden case: config.json (dimensions, seed, steps) and\n"
       "io.safetensors; weights from model.safetensors if there,\n"
-      "else synthetic. synth: takes the dimensions and the seed" },
+      "else synthetic" },
+    { "case", "DIR", 0, CMD_SYNTH, TEXT, AT(case_dir), 0, 0, NULL, "Model",
+      "in place of --dims: dimensions and seed of a golden case's\n"
+      "config.json" },
     { "io", "FILE", 0, CMD_CHECK, TEXT, AT(io), 0, 0, NULL, "Model",
       "inputs and expected outputs (safetensors), with --model" },
-    { "variant", "NAME", 0, CMD_SYNTH, WORD, AT(variant), 0, 0, "pi0|pi05|pi0_tiny|pi05_tiny",
-      "Model", "dimensions: pi0, pi05, pi0_tiny or pi05_tiny" },
+    { "dims", "NAME", 0, CMD_SYNTH, WORD, AT(dims), 0, 0, "pi0|pi05|pi0_tiny|pi05_tiny", "Model",
+      "dimensions of a network: pi0, pi05, pi0_tiny or pi05_tiny" },
     { "set", "NAME=N", 0, CMD_SYNTH, SETTING, 0, 0, 0, NULL, "Model",
       "change one dimension of the variant (repeat): image_size,\n"
       "vision_width, vlm_width, depth, vocab_size …" },
-    { "seed", "N", 0, LOADS | CMD_SYNTH, SEED, AT(seed), 0, 0, NULL, "Model",
-      "seed of synthetic weights, and of the noise (default 0)" },
+    { "seed", "N", 0, CMD_RUN, SEED, AT(seed), 0, 0, NULL, "Model",
+      "seed of the noise, and of synthetic weights (default 0)" },
+    { "seed", "N", 0, (LOADS | CMD_SYNTH) & ~CMD_RUN, SEED, AT(seed), 0, 0, NULL, "Model",
+      "seed of synthetic weights (default 0)" },
 
     { "image", "NAME=FILE", 0, CMD_RUN, IMAGE, 0, 0, 0, NULL, "Observation",
       "a camera's JPEG or PNG (repeat). NAME is a model slot\n"
@@ -131,9 +136,10 @@ static const struct option options[] = {
     { "min-cosine", "X", 0, CMD_CHECK, REAL, AT(min_cosine), 0, 0, NULL, "Measurement",
       "least cosine of the actions (default 0.9999)" },
 
-    { "output", "FILE", 'o', CMD_RUN | CMD_SYNTH, TEXT, AT(output), 0, 0, NULL, "Output",
-      "run: actions as .json, .csv or .npy; - is stdout.\n"
-      "synth: the directory to write" },
+    { "output", "FILE", 'o', CMD_RUN, TEXT, AT(output), 0, 0, NULL, "Output",
+      "write the actions as .json, .csv or .npy; - is stdout" },
+    { "output", "DIR", 'o', CMD_SYNTH, TEXT, AT(output), 0, 0, NULL, "Output",
+      "directory to write; made if it is not there" },
     { "format", "TYPE", 0, CMD_RUN, CHOICE, AT(format), 0, 0, "auto|json|csv|npy", "Output",
       "json, csv or npy, where the name of -o does not say it" },
     { "force", NULL, 0, CMD_SYNTH, FLAG, AT(force), 0, 0, NULL, "Output",

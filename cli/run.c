@@ -166,6 +166,9 @@ static void robot_dim_name(char buf[24], const struct job *j, int d)
         snprintf(buf, 24, "%s", names[d]);
     else
         snprintf(buf, 24, "dim %d", d);
+    for (char *p = buf; *p && !term_is_tty(); p++)
+        if (*p == ' ')
+            *p = '_'; /* columns of a pipe are split at blanks */
 }
 
 static void print_row(const struct job *j, int row, int columns)

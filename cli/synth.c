@@ -32,10 +32,10 @@ static int apply_setting(struct pi0_dims *dims, const char *text)
 static int choose_dims(struct pi0_dims *dims, uint64_t *seed, const struct args *a)
 {
     struct pi0_error err = { 0 };
-    if (a->variant && a->case_dir)
-        return fail("--variant and --case exclude each other; expected one of them");
-    if (!a->variant && !a->case_dir)
-        return fail("no dimensions: expected --variant pi0|pi05|pi0_tiny|pi05_tiny or --case DIR");
+    if (a->dims && a->case_dir)
+        return fail("--dims and --case exclude each other; expected one of them");
+    if (!a->dims && !a->case_dir)
+        return fail("no dimensions: expected --dims pi0|pi05|pi0_tiny|pi05_tiny or --case DIR");
     *seed = a->seed;
     if (a->case_dir) {
         static struct pi0_case c;
@@ -44,7 +44,7 @@ static int choose_dims(struct pi0_dims *dims, uint64_t *seed, const struct args 
         *dims = c.dims;
         if (*seed == 0)
             *seed = c.seed;
-    } else if (pi0_dims_named(dims, a->variant, &err)) {
+    } else if (pi0_dims_named(dims, a->dims, &err)) {
         return fail_library(&err);
     }
     for (int i = 0; i < a->n_sets; i++)
