@@ -59,7 +59,7 @@ static pi0_status read_feature(struct feature_stats *out, const json_t *stats, c
                         key, feature ? "not an object" : "absent");
     int quantile = mode == NORM_QUANTILE, n_mean = 0;
     out->kind = quantile ? STAT_OPENPI_QUANTILE : STAT_OPENPI_ZSCORE;
-    double unused[STATS_MAX_DIM];
+    double unused[STATS_MAX_DIM] = { 0 };
     for (int i = 0; i < 4; i++) {
         const json_t *v = json_object_get(feature, names[i]);
         if (i >= 2 && !quantile && (!v || json_is_null(v)))
