@@ -198,7 +198,7 @@ test: ## set up, build and run everything (what .ci/run calls)
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) JOBS=$(JOBS) CUDA=$(CUDA) tests/all.sh
 test-full: build/pi0 ## the full-size golden cases: minutes, and 9 GB of memory
 	@tests/full.sh
-demo: ## set up, build, run the main job on the images in examples/
+demo: ## set up, build, run the main job on the images in assets/
 	@tools/setup.sh build
 	@$(MAKE) --no-print-directory -j$(JOBS) build/pi0
 	@tools/demo.sh
