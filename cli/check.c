@@ -175,8 +175,10 @@ static int check(struct session *s, const struct args *a)
     struct pi0_check_options options = { .tolerance = a->tolerance, .min_cosine = a->min_cosine };
     struct pi0_check_stage stages[PI0_CHECK_MAX_STAGES];
     int n = 0;
+    term_status("running");
     if (pi0_check_file(s->engine, t.io, t.n_steps, &options, stages, &n, &err))
         return fail_library(&err);
+    term_bar_clear();
     if (n == 0)
         return fail("%s: holds no stage that can be compared", t.io);
     bool pass = true;

@@ -112,6 +112,8 @@ void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 int term_progress(void *user, const char *what, uint64_t done, uint64_t total);
 /* The bar in units other than bytes. */
 void term_bar(const char *what, uint64_t done, uint64_t total, const char *extra);
+/* A word in place of the bar, while nothing reports how far it is. */
+void term_status(const char *what);
 void term_bar_clear(void);
 /* pi0_log_fn: warnings go to stderr. */
 void term_log(void *user, int level, const char *line);

@@ -530,10 +530,11 @@ void args_print_options(FILE *f, enum command command)
         snprintf(left, sizeof left, "%s%c%s--%s%s%s", o->letter ? "-" : "",
                  o->letter ? o->letter : ' ', o->letter ? ", " : "   ", o->name,
                  o->value ? " " : "", o->value ? o->value : "");
-        fprintf(f, "  %s%-26s%s", ink(CYAN), left, ink(PLAIN));
+        fprintf(f, "  %s%-28s%s", ink(CYAN), left, ink(PLAIN));
         for (const char *p = o->about; *p;) {
             size_t n = strcspn(p, "\n");
-            fprintf(f, "%s%.*s\n", p == o->about ? "" : "                            ", (int)n, p);
+            fprintf(f, "%s%.*s\n", p == o->about ? "" : "                              ", (int)n,
+                    p);
             p += n + (p[n] == '\n');
         }
     }

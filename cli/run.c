@@ -66,7 +66,7 @@ static int load_noise(struct job *j, const struct args *a)
         return EXIT_BAD;
     size_t expected[2] = { (size_t)j->s.engine_info.action_horizon,
                            (size_t)j->s.engine_info.action_dim };
-    size_t squeezed[ARRAY_MAX_DIMS], wanted[2];
+    size_t squeezed[ARRAY_MAX_DIMS] = { 0 }, wanted[2] = { 0 };
     int n_squeezed = 0, n_wanted = 0, code = EXIT_DONE;
     char text[128], want[64];
     for (int i = 0; i < n.n_dims; i++)
@@ -135,8 +135,10 @@ static int infer(struct job *j, const struct args *a)
     j->actions = calloc(n ? n : 1, sizeof *j->actions);
     if (!j->actions)
         return fail("no memory for %zu actions", n);
+    term_status("running");
     if (pi0_policy_infer(j->s.policy, &obs, 1, j->actions, &j->timing, &err))
         return fail_library(&err);
+    term_bar_clear();
     pi0_policy_trace(j->s.policy, &j->trace);
     return EXIT_DONE;
 }
@@ -203,7 +205,8 @@ static void print_table(const struct job *j)
     for (int i = 0; i < head; i++)
         print_row(j, i, columns);
     if (tail)
-        printf("%s%6s%8s%d more rows%s\n", ink(DIM), "…", "", H - head - tail, ink(PLAIN));
+        printf("%s     %s  %d more rows%s\n", ink(DIM), term_utf8() ? "…" : ":", H - head - tail,
+               ink(PLAIN));
     for (int i = H - tail; i < H; i++)
         print_row(j, i, columns);
     if (columns < D)

@@ -164,6 +164,16 @@ int term_progress(void *user, const char *what, uint64_t done, uint64_t total)
     return interrupted();
 }
 
+void term_status(const char *what)
+{
+    if (!bars_on())
+        return;
+    term.bar_shown = true;
+    term.bar_what[0] = '\0';
+    fprintf(stderr, "\r\033[K%s%s", what, term.utf8 ? "…" : "...");
+    fflush(stderr);
+}
+
 void term_bar_clear(void)
 {
     if (!term.bar_shown)
