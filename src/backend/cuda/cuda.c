@@ -1,0 +1,631 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * cuda: the backend's life, the host side of a call and the graphs.
+ *
+ *   vision():  inputs → pinned block → one or two copies up; graph of the vision bucket
+ *   prefix():  graph of the prefix bucket                       (nothing waits here)
+ *   denoise(): graph of the denoise bucket; actions down; one wait
+ *
+ * A graph is captured for a shape bucket (select.c); what varies inside it (ids, lengths, masks) lies
+ * in device memory. A bucket seen for the first time is run once without a graph, which loads every
+ * kernel it uses, and then captured. Scratch is carved once, for the largest bucket. */
+#include "backend/cuda/state.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---------------------------------------------------------------- shared by the stages */
+
+pi0_status cu_matmul(struct cuda_engine *c, enum cu_gemm_type type, int m, int n, int kk,
+                     const void *x, const void *w, const void *bias, void *y, float alpha,
+                     float beta, enum cu_act act, struct pi0_error *err)
+{
+    struct cu_gemm g = { .type = type,
+                         .m = m,
+                         .n = n,
+                         .k = kk,
+                         .x = x,
+                         .w = w,
+                         .bias = bias,
+                         .y = y,
+                         .alpha = alpha,
+                         .beta = beta,
+                         .act = act,
+                         .pick = cu_gemm_pick(&c->facts, (int)type, m, n, kk) };
+    return gemm_lt_run(c->gemm, &g, c->dev.stream, err);
+}
+
+cudaError_t cu_attend(enum cu_attn_kernel k, const struct cu_attn *a, cudaStream_t s)
+{
+    return k == CU_ATTN_KERNEL_MMA ? cu_attn_mma(a, s) : cu_attn_any(a, s);
+}
+
+/* ---------------------------------------------------------------- memory */
+
+static void carve_inputs(struct cuda_engine *c)
+{
+    const struct plan *p = &c->plan;
+    struct dev_arena *a = &c->mem;
+    struct cu_buffers *b = &c->b;
+    size_t B = (size_t)p->max_batch, H = (size_t)p->dims.action_horizon;
+    size_t A = (size_t)p->dims.action_dim, S = (size_t)p->dims.image_size;
+    size_t start = a->used;
+    b->samples = dev_take(a, B, sizeof *b->samples);
+    b->suffix_rows = dev_take(a, B * (H + 1), sizeof *b->suffix_rows);
+    b->state = dev_take(a, B * A, sizeof *b->state);
+    b->noise = dev_take(a, B * H * A, sizeof *b->noise);
+    b->rows = dev_take(a, (size_t)c->rows_max, sizeof *b->rows);
+    c->head_bytes = (int)(a->used - start);
+    b->pixels = dev_take(a, (size_t)c->images_max * S * S * 3, 1);
+    b->in = a->base ? a->base + start : NULL;
+}
+
+static void carve_kept(struct cuda_engine *c, int record)
+{
+    const struct plan *p = &c->plan;
+    const struct pi0_dims *d = &p->dims;
+    struct dev_arena *a = &c->mem;
+    struct cu_buffers *b = &c->b;
+    size_t B = (size_t)p->max_batch, n = B * (size_t)d->action_horizon * (size_t)d->action_dim;
+    size_t steps = (size_t)p->max_steps, W = (size_t)d->expert_width;
+    size_t images = (size_t)c->images_max * (size_t)p->tokens_per_camera;
+    size_t cache = (size_t)d->depth * B * (size_t)p->max_keys * (size_t)d->head_dim;
+    b->features = dev_take(a, images * (size_t)d->vlm_width, sizeof *b->features);
+    size_t before = a->used;
+    b->k = dev_take(a, cache, sizeof *b->k);
+    b->v = dev_take(a, cache, sizeof *b->v);
+    c->cache_bytes = a->used - before;
+    b->actions = dev_take(a, n, sizeof *b->actions);
+    b->rec_x = record ? dev_take(a, steps * n, sizeof *b->rec_x) : NULL;
+    b->rec_v = record ? dev_take(a, steps * n, sizeof *b->rec_v) : NULL;
+    b->workspace = dev_take(a, GEMM_LT_WORKSPACE, 1);
+    for (int i = 0; i < c->n_tables; i++) {
+        struct cu_tables *t = &c->tables[i];
+        t->emb = dev_take(a, steps * W, sizeof *t->emb);
+        t->c = dev_take(a, steps * W, sizeof *t->c);
+        if (d->variant == PI0_VARIANT_PI05) {
+            t->cond = dev_take(a, steps * W, sizeof *t->cond);
+            t->mod = dev_take(a, steps * (2 * (size_t)d->depth + 1) * 3 * W, sizeof *t->mod);
+        }
+    }
+}
+
+/* The stages take turns on the same scratch. */
+static void carve_scratch(struct cuda_engine *c)
+{
+    const struct plan *p = &c->plan;
+    const struct pi0_dims *d = &p->dims;
+    struct dev_arena *a = &c->mem;
+    struct cu_buffers *b = &c->b;
+    size_t mark = a->used, E = (size_t)d->head_dim, Q = (size_t)p->q_dim;
+
+    size_t V = (size_t)c->images_max * (size_t)p->tokens_per_camera, D = (size_t)d->vision_width;
+    b->vx = dev_take(a, V * D, sizeof *b->vx);
+    b->vh = dev_take(a, V * D, sizeof *b->vh);
+    b->vqkv = dev_take(a, V * 3 * D, sizeof *b->vqkv);
+    b->vo = dev_take(a, V * D, sizeof *b->vo);
+    b->vmlp = dev_take(a, V * (size_t)d->vision_mlp_dim, sizeof *b->vmlp);
+    b->patches = dev_take(a, V * (size_t)c->k_pad, sizeof *b->patches);
+
+    a->used = mark;
+    size_t R = (size_t)c->rows_max, W = (size_t)d->vlm_width, F = (size_t)d->vlm_mlp_dim;
+    b->x = dev_take(a, R * W, sizeof *b->x);
+    b->h = dev_take(a, R * W, sizeof *b->h);
+    b->qkv = dev_take(a, R * (Q + 2 * E), sizeof *b->qkv);
+    b->q = dev_take(a, R * Q, sizeof *b->q);
+    b->o = dev_take(a, R * Q, sizeof *b->o);
+    b->gu = dev_take(a, (size_t)c->mlp_rows * 2 * F, sizeof *b->gu);
+    b->act = dev_take(a, (size_t)c->mlp_rows * F, sizeof *b->act);
+
+    a->used = mark;
+    size_t S = (size_t)p->max_batch * (size_t)(d->action_horizon + 1);
+    size_t We = (size_t)d->expert_width, Fe = (size_t)d->expert_mlp_dim;
+    size_t parts = 0; /* rows of partial attention results: fewest samples, most pieces */
+    for (int n = 1; n <= p->max_batch; n++) {
+        int rows = (d->action_horizon + 1) * d->heads;
+        int splits = cu_suffix_splits(p->max_keys, d->action_horizon * d->heads, n, c->facts.n_sm);
+        size_t need = (size_t)n * (size_t)splits * (size_t)rows;
+        if (splits > 1 && need > parts)
+            parts = need;
+    }
+    b->sx = dev_take(a, S * We, sizeof *b->sx);
+    b->su = dev_take(a, S * We, sizeof *b->su);
+    b->sdelta = dev_take(a, S * We, sizeof *b->sdelta);
+    b->sqkv = dev_take(a, S * (Q + 2 * E), sizeof *b->sqkv);
+    b->sh = dev_take(a, S * We, sizeof *b->sh);
+    b->sq = dev_take(a, S * Q, sizeof *b->sq);
+    b->so = dev_take(a, S * Q, sizeof *b->so);
+    b->sgu = dev_take(a, S * 2 * Fe, sizeof *b->sgu);
+    b->sact = dev_take(a, S * Fe, sizeof *b->sact);
+    b->part_o = dev_take(a, parts * E, sizeof *b->part_o);
+    b->part_ml = dev_take(a, parts * 2, sizeof *b->part_ml);
+    a->used = a->peak;
+}
+
+static void carve(struct cuda_engine *c, int record)
+{
+    carve_inputs(c);
+    carve_kept(c, record);
+    carve_scratch(c);
+}
+
+/* ---------------------------------------------------------------- open, close */
+
+static pi0_status cuda_probe(const struct pi0_engine_config *cfg, struct pi0_error *err)
+{
+    struct device d;
+    if (cfg->precision != PI0_PRECISION_BF16)
+        return pi0_fail(err, PI0_E_UNSUPPORTED,
+                        "cuda: float32 precision is for the CPU backend only");
+    return device_probe(&d, cfg->device, err);
+}
+
+static pi0_status open_sizes(struct cuda_engine *c, struct pi0_error *err)
+{
+    const struct plan *p = &c->plan;
+    const struct pi0_dims *d = &p->dims;
+    double rows = (double)p->max_batch * p->max_prefix;
+    if (rows * 2 > INT_MAX || (double)p->max_batch * (d->action_horizon + 1) * d->heads > INT_MAX)
+        return pi0_fail(err, PI0_E_UNSUPPORTED, "cuda: %d samples of %d rows are too many",
+                        p->max_batch, p->max_prefix);
+    if (d->expert_width % 8 || d->vlm_width % 8 || d->vision_width % 8 || d->vision_mlp_dim % 8 ||
+        d->head_dim % 8 || (d->vision_width / d->vision_heads) % 8)
+        return pi0_fail(err, PI0_E_UNSUPPORTED,
+                        "cuda: widths and head sizes must be multiples of 8");
+    c->k_pad = (p->patch_dim + 7) / 8 * 8;
+    c->images_max = cu_bucket_images(p->max_batch * d->n_cameras);
+    c->rows_max = cu_bucket_rows(p->max_batch * p->max_prefix);
+    c->mlp_rows = cu_mlp_chunk(c->rows_max);
+    c->n_tables = p->max_steps <= 32 ? CU_MAX_TABLES : 1;
+    return PI0_OK;
+}
+
+static pi0_status open_host(struct cuda_engine *c, struct pi0_error *err)
+{
+    const struct plan *p = &c->plan;
+    size_t S = (size_t)p->dims.image_size;
+    size_t in = (size_t)c->head_bytes + (size_t)c->images_max * S * S * 3;
+    size_t out = (size_t)p->max_batch * (size_t)p->dims.action_horizon *
+                 (size_t)p->dims.action_dim * sizeof(float);
+    void *a = NULL, *b = NULL;
+    CU_TRY(cudaHostAlloc(&a, in, cudaHostAllocDefault), err);
+    c->host_in = a;
+    memset(a, 0, in);
+    CU_TRY(cudaHostAlloc(&b, out, cudaHostAllocDefault), err);
+    c->host_out = b;
+    c->host_emb =
+        malloc(((size_t)p->max_steps * ((size_t)p->dims.expert_width + 1)) * sizeof(float));
+    if (!c->host_emb)
+        return pi0_fail(err, PI0_E_NOMEM, "cuda: time embedding cannot be had");
+    for (int i = 0; i < 4; i++)
+        CU_TRY(cudaEventCreate(&c->event[i]), err);
+    return PI0_OK;
+}
+
+static pi0_status cuda_open(void **self, const pi0_model *m, const struct plan *p,
+                            const struct pi0_engine_config *cfg, struct pi0_error *err)
+{
+    struct cuda_engine *c = calloc(1, sizeof *c);
+    if (!c)
+        return pi0_fail(err, PI0_E_NOMEM, "cuda: %zu bytes cannot be had", sizeof *c);
+    *self = c;
+    c->model = m;
+    c->plan = *p;
+    c->log = cfg->log;
+    c->log_user = cfg->log_user;
+    c->progress = cfg->progress;
+    c->progress_user = cfg->progress_user;
+    TRY(device_probe(&c->dev, cfg->device, err));
+    TRY(device_use(&c->dev, err));
+    c->facts = (struct cu_facts){ c->dev.cc, c->dev.n_sm, c->dev.smem_limit };
+    cu_select(&c->choice, &c->facts, p);
+    TRY(open_sizes(c, err));
+    carve(c, cfg->record_steps);
+    TRY(dev_arena_alloc(&c->mem, "K/V cache and activations", err));
+    carve(c, cfg->record_steps);
+    c->scratch_bytes = c->mem.size - c->cache_bytes;
+    TRY(open_host(c, err));
+    TRY(gemm_lt_open(&c->gemm, c->b.workspace, err));
+    CU_TRY(cu_attn_mma_prepare(p->dims.head_dim, c->dev.smem_limit), err);
+    CU_TRY(cu_attn_mma_prepare(p->dims.vision_width / p->dims.vision_heads, c->dev.smem_limit),
+           err);
+    TRY(upload_weights(c, err));
+    int index;
+    TRY(upload_tables(c, p->max_steps < 10 ? p->max_steps : 10, &index, err));
+    CU_TRY(cudaStreamSynchronize(c->dev.stream), err);
+    return PI0_OK;
+}
+
+static void cuda_close(void *self)
+{
+    struct cuda_engine *c = self;
+    if (!c)
+        return;
+    if (c->dev.stream) {
+        (void)cudaSetDevice(c->dev.ordinal);
+        (void)cudaStreamSynchronize(c->dev.stream);
+    }
+    for (int i = 0; i < CU_MAX_GRAPHS; i++)
+        if (c->graphs[i].exec)
+            (void)cudaGraphExecDestroy(c->graphs[i].exec);
+    for (int i = 0; i < 4; i++)
+        if (c->event[i])
+            (void)cudaEventDestroy(c->event[i]);
+    gemm_lt_close(c->gemm);
+    if (c->host_in)
+        (void)cudaFreeHost(c->host_in);
+    if (c->host_out)
+        (void)cudaFreeHost(c->host_out);
+    free(c->host_emb);
+    free(c->w.vision);
+    free(c->w.vlm);
+    free(c->w.expert);
+    dev_arena_free(&c->weights_mem);
+    dev_arena_free(&c->mem);
+    device_close(&c->dev);
+    free(c);
+}
+
+/* ---------------------------------------------------------------- graphs */
+
+static pi0_status stage_enqueue(struct cuda_engine *c, const struct cu_key *k,
+                                struct pi0_error *err)
+{
+    return k->stage == CU_STAGE_VISION   ? vision_enqueue(c, k, err)
+           : k->stage == CU_STAGE_PREFIX ? prefix_enqueue(c, k, err)
+                                         : denoise_enqueue(c, k, err);
+}
+
+static pi0_status capture(struct cuda_engine *c, const struct cu_key *k, cudaGraphExec_t *exec,
+                          struct pi0_error *err)
+{
+    cudaStream_t s = c->dev.stream;
+    cudaGraph_t graph = NULL;
+    CU_TRY(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal), err);
+    pi0_status st = stage_enqueue(c, k, err);
+    cudaError_t e = cudaStreamEndCapture(s, &graph);
+    if (!st && e != cudaSuccess)
+        st = device_fail(err, e, "capturing a stage");
+    if (!st) {
+        e = cudaGraphInstantiate(exec, graph, 0);
+        if (e != cudaSuccess)
+            st = device_fail(err, e, "cudaGraphInstantiate");
+    }
+    if (graph)
+        (void)cudaGraphDestroy(graph);
+    return st;
+}
+
+/* Runs a stage: its graph if the bucket is known, else once as it is, and a graph for next time. */
+static pi0_status stage_run(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err)
+{
+    struct cu_graph *slot = &c->graphs[0];
+    for (int i = 0; i < CU_MAX_GRAPHS; i++) {
+        struct cu_graph *g = &c->graphs[i];
+        if (g->exec && !memcmp(&g->key, k, sizeof *k)) {
+            g->used_at = ++c->tick;
+            CU_TRY(cudaGraphLaunch(g->exec, c->dev.stream), err);
+            return PI0_OK;
+        }
+        if (!g->exec ? slot->exec != NULL : slot->exec && g->used_at < slot->used_at)
+            slot = g;
+    }
+    TRY(stage_enqueue(c, k, err));
+    CU_TRY(cudaStreamSynchronize(c->dev.stream), err);
+    if (slot->exec) {
+        (void)cudaGraphExecDestroy(slot->exec);
+        slot->exec = NULL;
+    }
+    TRY(capture(c, k, &slot->exec, err));
+    slot->key = *k;
+    slot->used_at = ++c->tick;
+    return PI0_OK;
+}
+
+/* ---------------------------------------------------------------- the host side of a call */
+
+#define HOST(c, field) ((void *)((c)->host_in + ((unsigned char *)(c)->b.field - (c)->b.in)))
+
+static void lay_prefix_rows(const struct cuda_engine *c, const struct batch *in,
+                            struct cu_row *rows, int padded)
+{
+    int T = c->plan.tokens_per_camera, r = 0, image0 = 0;
+    for (int b = 0; b < in->n; b++) {
+        const struct sample *s = &in->samples[b];
+        struct cu_row *mine = rows + r;
+        for (int i = 0; i < s->n_images; i++) {
+            int at = sample_image_row(&c->plan, s, i);
+            for (int t = 0; t < T; t++)
+                mine[at + t].src = (image0 + i) * T + t;
+        }
+        for (int i = 0; i < s->n_tokens; i++)
+            mine[s->n_valid_images * T + i].src = -1 - s->tokens[i];
+        for (int i = 0; i < s->n_rows; i++) {
+            mine[i].cache = b * c->plan.max_keys + i;
+            mine[i].pos = i;
+            mine[i].sample = b;
+        }
+        r += s->n_rows;
+        image0 += s->n_images;
+    }
+    for (; r < padded; r++)
+        rows[r] = (struct cu_row){ CU_ROW_PAD, -1, 0, 0 };
+}
+
+static void lay_suffix_rows(const struct cuda_engine *c, const struct batch *in)
+{
+    struct cu_row *rows = HOST(c, suffix_rows);
+    int H = c->plan.dims.action_horizon, n_state = c->plan.n_state;
+    for (int b = 0; b < in->n; b++) {
+        const struct sample *s = &in->samples[b];
+        int first = b * c->plan.max_keys + s->n_rows;
+        for (int j = 0; j < H; j++)
+            rows[b * H + j] =
+                (struct cu_row){ 0, first + n_state + j, s->n_valid + n_state + j, b };
+        if (n_state)
+            rows[in->n * H + b] = (struct cu_row){ 0, first, s->n_valid, b };
+    }
+}
+
+static void lay_inputs(const struct cuda_engine *c, const struct batch *in)
+{
+    const struct pi0_dims *d = &c->plan.dims;
+    size_t A = (size_t)d->action_dim, noise = (size_t)d->action_horizon * A;
+    size_t image = (size_t)d->image_size * (size_t)d->image_size * 3;
+    struct cu_sample *samples = HOST(c, samples);
+    float *state = HOST(c, state), *eps = HOST(c, noise);
+    uint8_t *pixels = HOST(c, pixels);
+    int row0 = 0;
+    for (int b = 0; b < in->n; b++) {
+        const struct sample *s = &in->samples[b];
+        samples[b] = (struct cu_sample){ row0, s->n_rows, s->n_valid, b * c->plan.max_keys };
+        row0 += s->n_rows;
+        if (s->state && c->plan.n_state)
+            memcpy(state + (size_t)b * A, s->state, A * sizeof *state);
+        memcpy(eps + (size_t)b * noise, s->noise, noise * sizeof *eps);
+        for (int i = 0; i < s->n_images; i++, pixels += image)
+            memcpy(pixels, s->pixels[i], image);
+    }
+}
+
+/* Small heads travel with the pixels in one copy; a large batch's unused rows do not. */
+static pi0_status send_inputs(struct cuda_engine *c, const struct batch *in, int rows,
+                              struct pi0_error *err)
+{
+    size_t image = (size_t)c->plan.dims.image_size * (size_t)c->plan.dims.image_size * 3;
+    size_t pixels = (size_t)in->n_images * image, head = (size_t)c->head_bytes;
+    cudaStream_t s = c->dev.stream;
+    if (head <= 65536) {
+        CU_TRY(cudaMemcpyAsync(c->b.in, c->host_in, head + pixels, cudaMemcpyHostToDevice, s), err);
+        return PI0_OK;
+    }
+    size_t used = (size_t)((unsigned char *)(c->b.rows + rows) - c->b.in);
+    CU_TRY(cudaMemcpyAsync(c->b.in, c->host_in, used, cudaMemcpyHostToDevice, s), err);
+    CU_TRY(cudaMemcpyAsync(c->b.pixels, c->host_in + head, pixels, cudaMemcpyHostToDevice, s), err);
+    return PI0_OK;
+}
+
+static struct cu_key prefix_key(const struct batch *in)
+{
+    int most = 0;
+    for (int b = 0; b < in->n; b++)
+        most = in->samples[b].n_rows > most ? in->samples[b].n_rows : most;
+    struct cu_key k;
+    memset(&k, 0, sizeof k);
+    k.stage = CU_STAGE_PREFIX;
+    k.batch = in->n;
+    k.rows = cu_bucket_rows(in->n_rows);
+    k.sample_rows = cu_bucket_sample_rows(most, in->n, k.rows);
+    return k;
+}
+
+static pi0_status cuda_vision(void *self, const struct batch *in, struct pi0_error *err)
+{
+    struct cuda_engine *c = self;
+    TRY(device_use(&c->dev, err));
+    struct cu_key prefix = prefix_key(in), k;
+    lay_prefix_rows(c, in, HOST(c, rows), prefix.rows);
+    lay_suffix_rows(c, in);
+    lay_inputs(c, in);
+    CU_TRY(cudaEventRecord(c->event[0], c->dev.stream), err);
+    TRY(send_inputs(c, in, prefix.rows, err));
+    memset(&k, 0, sizeof k);
+    k.stage = CU_STAGE_VISION;
+    k.images = cu_bucket_images(in->n_images);
+    if (in->n_images > 0)
+        TRY(stage_run(c, &k, err));
+    CU_TRY(cudaEventRecord(c->event[1], c->dev.stream), err);
+    return PI0_OK;
+}
+
+static pi0_status cuda_prefix(void *self, const struct batch *in, struct pi0_error *err)
+{
+    struct cuda_engine *c = self;
+    struct cu_key k = prefix_key(in);
+    TRY(stage_run(c, &k, err));
+    CU_TRY(cudaEventRecord(c->event[2], c->dev.stream), err);
+    return PI0_OK;
+}
+
+static pi0_status cuda_denoise(void *self, const struct batch *in, float *actions,
+                               struct pi0_error *err)
+{
+    struct cuda_engine *c = self;
+    const struct pi0_dims *d = &c->plan.dims;
+    struct cu_key k;
+    memset(&k, 0, sizeof k);
+    k.stage = CU_STAGE_DENOISE;
+    k.batch = in->n;
+    k.n_steps = in->n_steps;
+    int most = 0;
+    for (int b = 0; b < in->n; b++)
+        most = in->samples[b].n_rows > most ? in->samples[b].n_rows : most;
+    k.splits = cu_suffix_splits(most + c->plan.n_suffix, d->action_horizon * d->heads, in->n,
+                                c->facts.n_sm);
+    TRY(upload_tables(c, in->n_steps, &k.table, err));
+    TRY(stage_run(c, &k, err));
+    size_t bytes =
+        (size_t)in->n * (size_t)d->action_horizon * (size_t)d->action_dim * sizeof(float);
+    CU_TRY(cudaEventRecord(c->event[3], c->dev.stream), err);
+    CU_TRY(cudaMemcpyAsync(c->host_out, c->b.actions, bytes, cudaMemcpyDeviceToHost, c->dev.stream),
+           err);
+    CU_TRY(cudaStreamSynchronize(c->dev.stream), err);
+    memcpy(actions, c->host_out, bytes);
+    c->last = k;
+    return PI0_OK;
+}
+
+/* ---------------------------------------------------------------- looking inside */
+
+static pi0_status read_f32(float *dst, const float *src, size_t n, cudaStream_t s,
+                           struct pi0_error *err)
+{
+    CU_TRY(cudaMemcpyAsync(dst, src, n * sizeof *dst, cudaMemcpyDeviceToHost, s), err);
+    CU_TRY(cudaStreamSynchronize(s), err);
+    return PI0_OK;
+}
+
+/* bf16 values into the upper half of dst, then widened in place from the front. */
+static pi0_status read_bf16(float *dst, const uint16_t *src, size_t n, cudaStream_t s,
+                            struct pi0_error *err)
+{
+    uint16_t *half = (uint16_t *)(void *)dst + n;
+    CU_TRY(cudaMemcpyAsync(half, src, n * sizeof *src, cudaMemcpyDeviceToHost, s), err);
+    CU_TRY(cudaStreamSynchronize(s), err);
+    for (size_t i = 0; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, half + i, sizeof h);
+        dst[i] = bf16_to_f32(h);
+    }
+    return PI0_OK;
+}
+
+static pi0_status read_suffix_embs(struct cuda_engine *c, int step, int sample, float *dst,
+                                   size_t n, struct pi0_error *err)
+{
+    const struct pi0_dims *d = &c->plan.dims;
+    size_t W = (size_t)d->expert_width, H = (size_t)d->action_horizon;
+    size_t per = (size_t)c->plan.max_batch * H * (size_t)d->action_dim;
+    if (!c->b.rec_x && step > 0)
+        return pi0_fail(err, PI0_E_UNSUPPORTED,
+                        "tap: suffix embeddings past step 0 need record_steps");
+    const float *x = c->b.rec_x ? c->b.rec_x + (size_t)step * per : c->b.noise;
+    TRY(suffix_embed(c, &c->last, step, x, c->plan.n_state, err));
+    if (c->plan.n_state) {
+        size_t row = (size_t)c->last.batch * H + (size_t)sample;
+        TRY(read_f32(dst, c->b.sx + row * W, W, c->dev.stream, err));
+        dst += W;
+        n -= W;
+    }
+    return read_f32(dst, c->b.sx + (size_t)sample * H * W, n, c->dev.stream, err);
+}
+
+static pi0_status cuda_read(void *self, enum pi0_tap tap, int index, int sample, float *dst,
+                            size_t n, struct pi0_error *err)
+{
+    struct cuda_engine *c = self;
+    const struct pi0_dims *d = &c->plan.dims;
+    cudaStream_t s = c->dev.stream;
+    TRY(device_use(&c->dev, err));
+    const struct cu_sample *samples = HOST(c, samples);
+    size_t HA = (size_t)d->action_horizon * (size_t)d->action_dim;
+    size_t step = (size_t)index * (size_t)c->plan.max_batch * HA + (size_t)sample * HA;
+    size_t kv = (size_t)samples[sample].kv_row * (size_t)d->head_dim;
+    switch (tap) {
+    case PI0_TAP_PREFIX_EMBS: {
+        int rows = samples[sample].row0 + samples[sample].n_rows;
+        TRY(prefix_embed(c, rows, c->b.x, err));
+        return read_f32(dst, c->b.x + (size_t)samples[sample].row0 * (size_t)d->vlm_width, n, s,
+                        err);
+    }
+    case PI0_TAP_PREFIX_K: return read_bf16(dst, c->b.k + cache_layer(c, index) + kv, n, s, err);
+    case PI0_TAP_PREFIX_V: return read_bf16(dst, c->b.v + cache_layer(c, index) + kv, n, s, err);
+    case PI0_TAP_SUFFIX_EMBS: return read_suffix_embs(c, index, sample, dst, n, err);
+    case PI0_TAP_ADARMS_COND:
+        return read_f32(dst, c->tables[c->last.table].cond + (size_t)index * n, n, s, err);
+    case PI0_TAP_V:
+        if (c->b.rec_v)
+            return read_f32(dst, c->b.rec_v + step, n, s, err);
+        break;
+    case PI0_TAP_X:
+        if (c->b.rec_x)
+            return read_f32(dst, c->b.rec_x + step, n, s, err);
+        break;
+    }
+    return pi0_fail(err, PI0_E_UNSUPPORTED, "cuda: tap %d is not kept", (int)tap);
+}
+
+static void cuda_timing(void *self, struct pi0_timing *out)
+{
+    struct cuda_engine *c = self;
+    float ms[3] = { 0 };
+    for (int i = 0; i < 3; i++)
+        (void)cudaEventElapsedTime(&ms[i], c->event[i], c->event[i + 1]);
+    out->vision_ms = (double)ms[0];
+    out->prefix_ms = (double)ms[1];
+    out->denoise_ms = (double)ms[2];
+}
+
+static void cuda_info(void *self, struct pi0_engine_info *out)
+{
+    const struct cuda_engine *c = self;
+    out->device = c->dev.name;
+    out->isa = c->dev.isa;
+    out->n_threads = 0;
+    out->weight_bytes = c->weight_bytes;
+    out->cache_bytes = c->cache_bytes;
+    out->scratch_bytes = c->scratch_bytes;
+}
+
+static int cuda_kernel(void *self, int i, struct pi0_kernel_choice *out)
+{
+    const struct cuda_engine *c = self;
+    const struct pi0_dims *d = &c->plan.dims;
+    int D = d->vision_width, W = d->vlm_width, We = d->expert_width, E = d->head_dim;
+    int Q = c->plan.q_dim, V = d->n_cameras * c->plan.tokens_per_camera, P = c->plan.max_prefix;
+    int S = d->action_horizon;
+    const char *lt = "gemm_bf16_cublaslt";
+    const struct pi0_kernel_choice list[] = {
+        { "vision patches", "", V, D, c->k_pad },
+        { "vision qkv", "", V, 3 * D, D },
+        { "vision attention", "", V, c->plan.tokens_per_camera, D / d->vision_heads },
+        { "vision o", "", V, D, D },
+        { "vision fc1", "", V, d->vision_mlp_dim, D },
+        { "vision fc2", "", V, D, d->vision_mlp_dim },
+        { "prefix qkv", "", P, Q + 2 * E, W },
+        { "prefix attention", "", P, P, E },
+        { "prefix o", "", P, W, Q },
+        { "prefix gate·up", "", P, 2 * d->vlm_mlp_dim, W },
+        { "prefix down", "", P, W, d->vlm_mlp_dim },
+        { "suffix qkv", "", S, Q + 2 * E, We },
+        { "suffix attention", "", S, c->plan.max_keys, E },
+        { "suffix o", "", S, We, Q },
+        { "suffix gate·up", "", S, 2 * d->expert_mlp_dim, We },
+        { "suffix down", "", S, We, d->expert_mlp_dim },
+    };
+    if (i < 0 || (size_t)i >= sizeof list / sizeof list[0])
+        return 0;
+    *out = list[i];
+    const char *name = i == 2    ? cu_attn_kernel_name(c->choice.attn_vision)
+                       : i == 7  ? cu_attn_kernel_name(c->choice.attn_prefix)
+                       : i == 12 ? cu_attn_kernel_name(c->choice.attn_suffix)
+                                 : lt;
+    snprintf(out->kernel, sizeof out->kernel, "%s", name);
+    return 1;
+}
+
+const struct backend backend_cuda = {
+    .name = "cuda",
+    .probe = cuda_probe,
+    .open = cuda_open,
+    .close = cuda_close,
+    .vision = cuda_vision,
+    .prefix = cuda_prefix,
+    .denoise = cuda_denoise,
+    .read = cuda_read,
+    .timing = cuda_timing,
+    .info = cuda_info,
+    .kernel = cuda_kernel,
+};

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * denoise: state and noise → actions: n_steps passes of the action expert over the suffix, attending
+ * to the cached prefix and to itself.
+ *
+ * π0's state token sees neither time nor actions, so it is a row of step 0 only; its K and V stay in
+ * the cache. Its bits do not depend on the step it shares.
+ *
+ * The residual stream sx is float32. π0 adds a product into it (beta = 1); π0.5 multiplies by a gate
+ * first, so its products go to sdelta and the next norm adds gate · sdelta. */
+#include "backend/cuda/state.h"
+
+#include <math.h>
+
+/* One pass: what the steps differ in. */
+struct pass {
+    const struct cu_key *k;
+    const struct cu_tables *t;
+    int step;
+    int with_state; /* 1: a state row a sample behind the action rows */
+    int rows;
+};
+
+static int is_pi05(const struct cuda_engine *c) { return c->plan.dims.variant == PI0_VARIANT_PI05; }
+
+/* Modulation i of a step (2l, 2l + 1: norms of layer l; 2L: final): scale, shift, gate, W each. */
+static const float *modulation(const struct cuda_engine *c, const struct pass *p, int i)
+{
+    size_t W = (size_t)c->plan.dims.expert_width, n = 2 * (size_t)c->plan.dims.depth + 1;
+    return p->t->mod + ((size_t)p->step * n + (size_t)i) * 3 * W;
+}
+
+pi0_status suffix_embed(struct cuda_engine *c, const struct cu_key *k, int step,
+                        const float *actions, int with_state, struct pi0_error *err)
+{
+    const struct pi0_dims *d = &c->plan.dims;
+    const struct cu_tables *t = &c->tables[k->table];
+    int W = d->expert_width, rows = k->batch * d->action_horizon;
+    cudaStream_t s = c->dev.stream;
+    struct cu_suffix_in in = { .x = actions,
+                               .wt = c->w.suffix_wt,
+                               .c = is_pi05(c) ? c->w.suffix_c : t->c + (size_t)step * (size_t)W,
+                               .y = is_pi05(c) ? c->b.sx : c->b.su,
+                               .rows = rows,
+                               .n = W,
+                               .A = d->action_dim,
+                               .act = is_pi05(c) ? CU_ACT_NONE : CU_ACT_SILU };
+    CU_TRY(cu_suffix_in(&in, s), err);
+    if (is_pi05(c))
+        return PI0_OK;
+    TRY(cu_matmul(c, CU_GEMM_F32, rows, W, W, c->b.su, c->w.time_out_w, c->w.time_out_b, c->b.sx,
+                  1.0f, 0.0f, CU_ACT_NONE, err));
+    if (!with_state)
+        return PI0_OK;
+    struct cu_linear st = { .w = c->w.state_w,
+                            .ldw = d->action_dim,
+                            .x = c->b.state,
+                            .bias = c->w.state_b,
+                            .y = c->b.sx + (size_t)rows * (size_t)W,
+                            .rows = k->batch,
+                            .n = W,
+                            .k = d->action_dim,
+                            .ldy = W };
+    CU_TRY(cu_linear(&st, s), err);
+    return PI0_OK;
+}
+
+/* Norm i of the pass, with what the product before it left in sdelta (π0.5; not before the first). */
+static pi0_status suffix_norm(struct cuda_engine *c, const struct pass *p, int i, const float *w,
+                              struct pi0_error *err)
+{
+    int W = c->plan.dims.expert_width;
+    struct cu_rmsnorm n = { .x = c->b.sx, .scale = w, .y = c->b.sh, .rows = p->rows, .width = W };
+    if (is_pi05(c)) {
+        const float *m = modulation(c, p, i);
+        n.scale = m;
+        n.shift = m + W;
+        if (i > 0) {
+            n.delta = c->b.sdelta;
+            n.gate = modulation(c, p, i - 1) + 2 * W;
+        }
+    }
+    CU_TRY(cu_rmsnorm(&n, c->dev.stream), err);
+    return PI0_OK;
+}
+
+static pi0_status suffix_attention(struct cuda_engine *c, const struct pass *p, int l,
+                                   struct pi0_error *err)
+{
+    const struct pi0_dims *d = &c->plan.dims;
+    const struct cu_buffers *b = &c->b;
+    struct cu_rope r = { .qkv = b->sqkv,
+                         .rows = b->suffix_rows,
+                         .cos_sin = c->w.rope,
+                         .q = b->sq,
+                         .k = b->k + cache_layer(c, l),
+                         .v = b->v + cache_layer(c, l),
+                         .n_rows = p->rows,
+                         .heads = d->heads,
+                         .head_dim = d->head_dim };
+    CU_TRY(cu_rope(&r, c->dev.stream), err);
+    struct cu_attn a = { .mode = CU_ATTN_SUFFIX,
+                         .head_dim = d->head_dim,
+                         .heads = d->heads,
+                         .n = p->k->batch,
+                         .q = b->sq,
+                         .k = r.k,
+                         .v = r.v,
+                         .ldq = c->plan.q_dim,
+                         .ldk = d->head_dim,
+                         .o = b->so,
+                         .scale = 1.0f / sqrtf((float)d->head_dim),
+                         .samples = b->samples,
+                         .max_keys = c->plan.max_keys,
+                         .horizon = d->action_horizon,
+                         .n_state = c->plan.n_state,
+                         .query_state = p->with_state,
+                         .n_splits = p->k->splits,
+                         .part_o = b->part_o,
+                         .part_ml = b->part_ml,
+                         .smem_limit = c->dev.smem_limit };
+    CU_TRY(cu_attend(c->choice.attn_suffix, &a, c->dev.stream), err);
+    return PI0_OK;
+}
+
+static pi0_status suffix_layer(struct cuda_engine *c, const struct pass *p, int l,
+                               struct pi0_error *err)
+{
+    const struct pi0_dims *d = &c->plan.dims;
+    const struct cu_buffers *b = &c->b;
+    const struct cu_layer *w = &c->w.expert[l];
+    int W = d->expert_width, F = d->expert_mlp_dim, Q = c->plan.q_dim, N = p->rows;
+    float *into = is_pi05(c) ? b->sdelta : b->sx, beta = is_pi05(c) ? 0.0f : 1.0f;
+    TRY(suffix_norm(c, p, 2 * l, w->n1, err));
+    TRY(cu_matmul(c, CU_GEMM_BF16_F32, N, Q + 2 * d->head_dim, W, b->sh, w->wqkv, NULL, b->sqkv,
+                  1.0f, 0.0f, CU_ACT_NONE, err));
+    TRY(suffix_attention(c, p, l, err));
+    TRY(cu_matmul(c, CU_GEMM_BF16_F32, N, W, Q, b->so, w->wo, NULL, into, 1.0f, beta, CU_ACT_NONE,
+                  err));
+    TRY(suffix_norm(c, p, 2 * l + 1, w->n2, err));
+    TRY(cu_matmul(c, CU_GEMM_BF16_BF16, N, 2 * F, W, b->sh, w->wgu, NULL, b->sgu, 1.0f, 0.0f,
+                  CU_ACT_NONE, err));
+    CU_TRY(cu_geglu(b->sgu, b->sact, N, F, c->choice.glu_group_expert, c->dev.stream), err);
+    return cu_matmul(c, CU_GEMM_BF16_F32, N, W, F, b->sact, w->wdown, NULL, into, 1.0f, beta,
+                     CU_ACT_NONE, err);
+}
+
+static pi0_status velocity(struct cuda_engine *c, const struct pass *p, struct pi0_error *err)
+{
+    const struct pi0_dims *d = &c->plan.dims;
+    int W = d->expert_width, A = d->action_dim, rows = p->k->batch * d->action_horizon;
+    size_t rec =
+        (size_t)p->step * (size_t)c->plan.max_batch * (size_t)d->action_horizon * (size_t)A;
+    struct cu_velocity v = { .x = c->b.sx,
+                             .scale = c->w.final_w,
+                             .out_w = c->w.out_w,
+                             .out_b = c->w.out_b,
+                             .actions = c->b.actions,
+                             .rec_x = c->b.rec_x ? c->b.rec_x + rec : NULL,
+                             .rec_v = c->b.rec_v ? c->b.rec_v + rec : NULL,
+                             .dt = -1.0f / (float)p->k->n_steps,
+                             .rows = rows,
+                             .width = W,
+                             .A = A };
+    if (is_pi05(c)) {
+        const float *m = modulation(c, p, 2 * d->depth);
+        v.delta = c->b.sdelta;
+        v.gate = modulation(c, p, 2 * d->depth - 1) + 2 * W;
+        v.scale = m;
+        v.shift = m + W;
+    }
+    CU_TRY(cu_velocity(&v, c->dev.stream), err);
+    return PI0_OK;
+}
+
+pi0_status denoise_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err)
+{
+    const struct pi0_dims *d = &c->plan.dims;
+    size_t n = (size_t)k->batch * (size_t)d->action_horizon * (size_t)d->action_dim;
+    CU_TRY(cudaMemcpyAsync(c->b.actions, c->b.noise, n * sizeof(float), cudaMemcpyDeviceToDevice,
+                           c->dev.stream),
+           err);
+    for (int step = 0; step < k->n_steps; step++) {
+        int with_state = step == 0 && c->plan.n_state;
+        struct pass p = { .k = k,
+                          .t = &c->tables[k->table],
+                          .step = step,
+                          .with_state = with_state,
+                          .rows = k->batch * (d->action_horizon + with_state) };
+        TRY(suffix_embed(c, k, step, c->b.actions, with_state, err));
+        for (int l = 0; l < d->depth; l++)
+            TRY(suffix_layer(c, &p, l, err));
+        TRY(velocity(c, &p, err));
+    }
+    return PI0_OK;
+}

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * norm: LayerNorm (SigLIP), RMSNorm (Gemma) and adaRMS (π0.5's expert), each float32 in, bf16 out,
+ * the last two with the residual addition in front. Gains are applied to activations, never folded
+ * into bf16 weights (docs/numerics.md). Statistics are two-pass over registers.
+ *
+ * One block of 128 threads a row: a row of 2048 is 4 float4 a thread, all loaded before the first
+ * use. Rows wider than the registers hold (or not a multiple of 4) take the strided kernels. */
+#include "backend/cuda/kernels/kernels.h"
+#include "backend/cuda/kernels/ptx_sm80.cuh"
+
+#define NORM_THREADS 128
+#define NORM_EPS 1e-6f
+
+/* Sum over the block, the same value and order in every thread. */
+__device__ __forceinline__ float block_sum(float v, float *buf)
+{
+    v = warp_sum(v);
+    if (threadIdx.x % 32 == 0)
+        buf[threadIdx.x / 32] = v;
+    __syncthreads();
+    float t = 0.f;
+#pragma unroll
+    for (int i = 0; i < NORM_THREADS / 32; i++)
+        t += buf[i];
+    return t;
+}
+
+__device__ __forceinline__ float4 load4(const float *p, int i)
+{
+    return reinterpret_cast<const float4 *>(p)[i];
+}
+
+__device__ __forceinline__ void store4(uint16_t *p, int i, float4 v)
+{
+    reinterpret_cast<uint2 *>(p)[i] = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
+}
+
+template <int NV>
+__global__ void __launch_bounds__(NORM_THREADS)
+    layernorm_kernel(const float *x, const float *g, const float *b, uint16_t *y, int width)
+{
+    __shared__ float buf[2][NORM_THREADS / 32];
+    const float *row = x + (size_t)blockIdx.x * width;
+    int n4 = width / 4;
+    float4 v[NV];
+    float sum = 0.f;
+#pragma unroll
+    for (int j = 0; j < NV; j++) {
+        int i = j * NORM_THREADS + threadIdx.x;
+        v[j] = i < n4 ? load4(row, i) : make_float4(0.f, 0.f, 0.f, 0.f);
+        sum += (v[j].x + v[j].y) + (v[j].z + v[j].w);
+    }
+    float mean = block_sum(sum, buf[0]) / width, var = 0.f;
+#pragma unroll
+    for (int j = 0; j < NV; j++) {
+        if (j * NORM_THREADS + (int)threadIdx.x < n4) {
+            float p = v[j].x - mean, q = v[j].y - mean, r = v[j].z - mean, t = v[j].w - mean;
+            var += (p * p + q * q) + (r * r + t * t);
+        }
+    }
+    float rstd = rsqrtf(block_sum(var, buf[1]) / width + NORM_EPS);
+#pragma unroll
+    for (int j = 0; j < NV; j++) {
+        int i = j * NORM_THREADS + threadIdx.x;
+        if (i < n4) {
+            float4 gg = load4(g, i), bb = load4(b, i);
+            store4(y + (size_t)blockIdx.x * width, i,
+                   make_float4(
+                       (v[j].x - mean) * rstd * gg.x + bb.x, (v[j].y - mean) * rstd * gg.y + bb.y,
+                       (v[j].z - mean) * rstd * gg.z + bb.z, (v[j].w - mean) * rstd * gg.w + bb.w));
+        }
+    }
+}
+
+__global__ void __launch_bounds__(NORM_THREADS)
+    layernorm_any_kernel(const float *x, const float *g, const float *b, uint16_t *y, int width)
+{
+    __shared__ float buf[2][NORM_THREADS / 32];
+    const float *row = x + (size_t)blockIdx.x * width;
+    float sum = 0.f, var = 0.f;
+    for (int i = threadIdx.x; i < width; i += NORM_THREADS)
+        sum += row[i];
+    float mean = block_sum(sum, buf[0]) / width;
+    for (int i = threadIdx.x; i < width; i += NORM_THREADS)
+        var += (row[i] - mean) * (row[i] - mean);
+    float rstd = rsqrtf(block_sum(var, buf[1]) / width + NORM_EPS);
+    __nv_bfloat16 *out = (__nv_bfloat16 *)y + (size_t)blockIdx.x * width;
+    for (int i = threadIdx.x; i < width; i += NORM_THREADS)
+        out[i] = __float2bfloat16_rn((row[i] - mean) * rstd * g[i] + b[i]);
+}
+
+extern "C" cudaError_t cu_layernorm(const float *x, const float *g, const float *b, uint16_t *y,
+                                    int rows, int width, cudaStream_t s)
+{
+    int per = width % 4 ? 99 : (width / 4 + NORM_THREADS - 1) / NORM_THREADS;
+    if (per <= 1)
+        layernorm_kernel<1><<<rows, NORM_THREADS, 0, s>>>(x, g, b, y, width);
+    else if (per <= 3)
+        layernorm_kernel<3><<<rows, NORM_THREADS, 0, s>>>(x, g, b, y, width);
+    else
+        layernorm_any_kernel<<<rows, NORM_THREADS, 0, s>>>(x, g, b, y, width);
+    return cudaGetLastError();
+}
+
+template <int NV>
+__global__ void __launch_bounds__(NORM_THREADS) rmsnorm_kernel(struct cu_rmsnorm a)
+{
+    __shared__ float buf[NORM_THREADS / 32];
+    size_t at = (size_t)blockIdx.x * a.width;
+    int n4 = a.width / 4;
+    float4 v[NV];
+    float sum = 0.f;
+#pragma unroll
+    for (int j = 0; j < NV; j++) {
+        int i = j * NORM_THREADS + threadIdx.x;
+        v[j] = i < n4 ? load4(a.x + at, i) : make_float4(0.f, 0.f, 0.f, 0.f);
+    }
+    if (a.delta) {
+#pragma unroll
+        for (int j = 0; j < NV; j++) {
+            int i = j * NORM_THREADS + threadIdx.x;
+            if (i < n4) {
+                float4 d = load4(a.delta + at, i);
+                float4 g = a.gate ? load4(a.gate, i) : make_float4(1.f, 1.f, 1.f, 1.f);
+                v[j].x += g.x * d.x, v[j].y += g.y * d.y;
+                v[j].z += g.z * d.z, v[j].w += g.w * d.w;
+                reinterpret_cast<float4 *>(a.x + at)[i] = v[j];
+            }
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < NV; j++)
+        sum += (v[j].x * v[j].x + v[j].y * v[j].y) + (v[j].z * v[j].z + v[j].w * v[j].w);
+    float r = rsqrtf(block_sum(sum, buf) / a.width + NORM_EPS);
+#pragma unroll
+    for (int j = 0; j < NV; j++) {
+        int i = j * NORM_THREADS + threadIdx.x;
+        if (i < n4) {
+            float4 c = load4(a.scale, i);
+            float4 h = a.shift ? load4(a.shift, i) : make_float4(0.f, 0.f, 0.f, 0.f);
+            store4(a.y + at, i,
+                   make_float4(v[j].x * r * (1.f + c.x) + h.x, v[j].y * r * (1.f + c.y) + h.y,
+                               v[j].z * r * (1.f + c.z) + h.z, v[j].w * r * (1.f + c.w) + h.w));
+        }
+    }
+}
+
+__global__ void __launch_bounds__(NORM_THREADS) rmsnorm_any_kernel(struct cu_rmsnorm a)
+{
+    __shared__ float buf[NORM_THREADS / 32];
+    size_t at = (size_t)blockIdx.x * a.width;
+    float sum = 0.f;
+    for (int i = threadIdx.x; i < a.width; i += NORM_THREADS) {
+        float v = a.x[at + i];
+        if (a.delta) {
+            v += (a.gate ? a.gate[i] : 1.f) * a.delta[at + i];
+            a.x[at + i] = v;
+        }
+        sum += v * v;
+    }
+    float r = rsqrtf(block_sum(sum, buf) / a.width + NORM_EPS);
+    __nv_bfloat16 *out = (__nv_bfloat16 *)a.y + at;
+    for (int i = threadIdx.x; i < a.width; i += NORM_THREADS)
+        out[i] = __float2bfloat16_rn(a.x[at + i] * r * (1.f + a.scale[i]) +
+                                     (a.shift ? a.shift[i] : 0.f));
+}
+
+extern "C" cudaError_t cu_rmsnorm(const struct cu_rmsnorm *a, cudaStream_t s)
+{
+    int per = a->width % 4 ? 99 : (a->width / 4 + NORM_THREADS - 1) / NORM_THREADS;
+    if (per <= 1)
+        rmsnorm_kernel<1><<<a->rows, NORM_THREADS, 0, s>>>(*a);
+    else if (per <= 2)
+        rmsnorm_kernel<2><<<a->rows, NORM_THREADS, 0, s>>>(*a);
+    else if (per <= 4)
+        rmsnorm_kernel<4><<<a->rows, NORM_THREADS, 0, s>>>(*a);
+    else
+        rmsnorm_any_kernel<<<a->rows, NORM_THREADS, 0, s>>>(*a);
+    return cudaGetLastError();
+}

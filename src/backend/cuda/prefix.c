@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * prefix: image features + prompt ids → K (after RoPE) and V of every layer, in the cache. All rows
+ * of all samples form one matrix; row and sample tables on the device say whose they are. The last
+ * layer stops at its K and V: nothing reads further. */
+#include "backend/cuda/state.h"
+
+#include <math.h>
+
+pi0_status prefix_embed(struct cuda_engine *c, int rows, float *x, struct pi0_error *err)
+{
+    struct cu_prefix_embed e = { .rows = c->b.rows,
+                                 .n_rows = rows,
+                                 .width = c->plan.dims.vlm_width,
+                                 .features = c->b.features,
+                                 .table = c->w.table,
+                                 .scale = (float)sqrt((double)c->plan.dims.vlm_width),
+                                 .x = x };
+    CU_TRY(cu_prefix_embed(&e, c->dev.stream), err);
+    return PI0_OK;
+}
+
+static pi0_status prefix_norm(struct cuda_engine *c, const float *w, int rows,
+                              struct pi0_error *err)
+{
+    struct cu_rmsnorm n = {
+        .x = c->b.x, .scale = w, .y = c->b.h, .rows = rows, .width = c->plan.dims.vlm_width
+    };
+    CU_TRY(cu_rmsnorm(&n, c->dev.stream), err);
+    return PI0_OK;
+}
+
+/* Projection, RoPE and the cache; `heads` 0 for the last layer. */
+static pi0_status prefix_qkv(struct cuda_engine *c, int l, int heads, int rows,
+                             struct pi0_error *err)
+{
+    const struct pi0_dims *d = &c->plan.dims;
+    int W = d->vlm_width, E = d->head_dim;
+    TRY(prefix_norm(c, c->w.vlm[l].n1, rows, err));
+    TRY(cu_matmul(c, CU_GEMM_BF16_F32, rows, (heads + 2) * E, W, c->b.h, c->w.vlm[l].wqkv, NULL,
+                  c->b.qkv, 1.0f, 0.0f, CU_ACT_NONE, err));
+    struct cu_rope r = { .qkv = c->b.qkv,
+                         .rows = c->b.rows,
+                         .cos_sin = c->w.rope,
+                         .q = c->b.q,
+                         .k = c->b.k + cache_layer(c, l),
+                         .v = c->b.v + cache_layer(c, l),
+                         .n_rows = rows,
+                         .heads = heads,
+                         .head_dim = E };
+    CU_TRY(cu_rope(&r, c->dev.stream), err);
+    return PI0_OK;
+}
+
+static pi0_status prefix_attention(struct cuda_engine *c, int l, const struct cu_key *k,
+                                   struct pi0_error *err)
+{
+    const struct pi0_dims *d = &c->plan.dims;
+    struct cu_attn a = { .mode = CU_ATTN_PREFIX,
+                         .head_dim = d->head_dim,
+                         .heads = d->heads,
+                         .n = k->batch,
+                         .q = c->b.q,
+                         .k = c->b.k + cache_layer(c, l),
+                         .v = c->b.v + cache_layer(c, l),
+                         .ldq = c->plan.q_dim,
+                         .ldk = d->head_dim,
+                         .o = c->b.o,
+                         .scale = 1.0f / sqrtf((float)d->head_dim),
+                         .tokens = k->sample_rows,
+                         .samples = c->b.samples,
+                         .max_keys = c->plan.max_keys,
+                         .n_splits = 1,
+                         .smem_limit = c->dev.smem_limit };
+    CU_TRY(cu_attend(c->choice.attn_prefix, &a, c->dev.stream), err);
+    return PI0_OK;
+}
+
+/* In pieces of rows: gate·up of a large batch would not fit otherwise. */
+static pi0_status prefix_mlp(struct cuda_engine *c, const struct cu_layer *w, int rows,
+                             struct pi0_error *err)
+{
+    const struct cu_buffers *b = &c->b;
+    int W = c->plan.dims.vlm_width, F = c->plan.dims.vlm_mlp_dim;
+    for (int r = 0; r < rows; r += c->mlp_rows) {
+        int n = rows - r < c->mlp_rows ? rows - r : c->mlp_rows;
+        size_t at = (size_t)r * (size_t)W;
+        TRY(cu_matmul(c, CU_GEMM_BF16_BF16, n, 2 * F, W, b->h + at, w->wgu, NULL, b->gu, 1.0f, 0.0f,
+                      CU_ACT_NONE, err));
+        CU_TRY(cu_geglu(b->gu, b->act, n, F, c->choice.glu_group_vlm, c->dev.stream), err);
+        TRY(cu_matmul(c, CU_GEMM_BF16_F32, n, W, F, b->act, w->wdown, NULL, b->x + at, 1.0f, 1.0f,
+                      CU_ACT_NONE, err));
+    }
+    return PI0_OK;
+}
+
+pi0_status prefix_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err)
+{
+    const struct pi0_dims *d = &c->plan.dims;
+    int W = d->vlm_width, rows = k->rows;
+    TRY(prefix_embed(c, rows, c->b.x, err));
+    for (int l = 0; l < d->depth - 1; l++) {
+        const struct cu_layer *w = &c->w.vlm[l];
+        TRY(prefix_qkv(c, l, d->heads, rows, err));
+        TRY(prefix_attention(c, l, k, err));
+        TRY(cu_matmul(c, CU_GEMM_BF16_F32, rows, W, c->plan.q_dim, c->b.o, w->wo, NULL, c->b.x,
+                      1.0f, 1.0f, CU_ACT_NONE, err));
+        TRY(prefix_norm(c, w->n2, rows, err));
+        TRY(prefix_mlp(c, w, rows, err));
+    }
+    return prefix_qkv(c, d->depth - 1, 0, rows, err);
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * select: the rules behind select.h. */
+#include "backend/cuda/select.h"
+
+static int round_up(int n, int to) { return (n + to - 1) / to * to; }
+
+const char *cu_attn_kernel_name(enum cu_attn_kernel k)
+{
+    return k == CU_ATTN_KERNEL_MMA ? "attn_bf16_sm80" : "attn_bf16_any";
+}
+
+int cu_glu_group(int n) { return n % 8 == 0 ? 8 : n; }
+
+static enum cu_attn_kernel attn_for(int has)
+{
+    return has ? CU_ATTN_KERNEL_MMA : CU_ATTN_KERNEL_ANY;
+}
+
+void cu_select(struct cu_choice *out, const struct cu_facts *f, const struct plan *p)
+{
+    const struct pi0_dims *d = &p->dims;
+    int vision_head = d->vision_width / d->vision_heads;
+    /* head_dim 256 needs 96 KB a block at the least (attn_sm80.cu, 32 keys a tile). */
+    int room = d->head_dim != 256 || f->smem_limit >= 98304;
+    *out = (struct cu_choice){
+        .attn_vision = attn_for(vision_head == 72 || vision_head == 24),
+        .attn_prefix = attn_for((d->head_dim == 256 && room) || d->head_dim == 32),
+        .attn_suffix = attn_for((d->head_dim == 256 && room) || d->head_dim == 32),
+        .glu_group_vlm = cu_glu_group(d->vlm_mlp_dim),
+        .glu_group_expert = cu_glu_group(d->expert_mlp_dim),
+    };
+}
+
+/* Padding costs at most one part in 8 past 8 images and nothing up to there. */
+int cu_bucket_images(int n) { return n <= 8 ? n : n <= 64 ? round_up(n, 8) : round_up(n, 16); }
+
+/* 8 rows up to 1024 (under 2 % of the shortest real prefix), then one part in 64. */
+int cu_bucket_rows(int n)
+{
+    int step = 8;
+    while (n > step * 128)
+        step *= 2;
+    return round_up(n, step);
+}
+
+int cu_bucket_sample_rows(int most, int batch, int rows)
+{
+    int bucket = round_up(most, 64);
+    return batch == 1 && rows < bucket ? rows : bucket;
+}
+
+int cu_suffix_splits(int n_keys, int query_rows, int batch, int n_sm)
+{
+    int tiles = (n_keys + 63) / 64, blocks = (query_rows + 63) / 64 * batch;
+    int splits = n_sm / blocks;
+    splits = splits < tiles ? splits : tiles;
+    splits = splits < CU_MAX_SPLITS ? splits : CU_MAX_SPLITS;
+    return splits < 1 ? 1 : splits;
+}
+
+int cu_mlp_chunk(int max_rows) { return max_rows < 16384 ? max_rows : 16384; }
+
+int cu_gemm_pick(const struct cu_facts *f, int type, int m, int n, int k)
+{
+    (void)f, (void)type, (void)m, (void)n, (void)k;
+    return 0;
+}

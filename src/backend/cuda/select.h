@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * select: which kernel, tiles and shape bucket, as pure functions of (architecture, shape). No CUDA
+ * call, no state: tested on machines without a GPU. */
+#ifndef PI0_CUDA_SELECT_H
+#define PI0_CUDA_SELECT_H
+
+#include "model/plan.h"
+
+enum cu_attn_kernel {
+    CU_ATTN_KERNEL_MMA = 0, /* attn_sm80.cu, mma.sync */
+    CU_ATTN_KERNEL_ANY = 1  /* attn_sm80.cu, plain loops: a head size without mma code */
+};
+const char *cu_attn_kernel_name(enum cu_attn_kernel k);
+
+/* What a device is, as far as the choice depends on it. */
+struct cu_facts {
+    int cc;         /* 80, 86, 87, 89, 90 … */
+    int n_sm;       /* multiprocessors */
+    int smem_limit; /* bytes of shared memory a block may have */
+};
+
+/* The choices that hold for the life of an engine. */
+struct cu_choice {
+    enum cu_attn_kernel attn_vision, attn_prefix, attn_suffix;
+    int glu_group_vlm, glu_group_expert; /* gate and up rows in turns of this many */
+};
+void cu_select(struct cu_choice *out, const struct cu_facts *f, const struct plan *p);
+
+/* Gate and up rows alternate in groups of 8 (a tensor-core fragment then holds a unit's gate and up
+ * in one thread, whichever side the weights are on); all gates first where 8 does not divide n. */
+int cu_glu_group(int n);
+
+/* Shape buckets: a graph is captured for the bucket, the true counts are in device memory. */
+int cu_bucket_images(int n);
+int cu_bucket_rows(int n);
+/* Most rows of a sample, for the grid of the prefix attention; ≤ `rows` for a batch of one. */
+int cu_bucket_sample_rows(int most, int batch, int rows);
+/* Pieces that the keys of the suffix attention are cut into: enough blocks to fill the device, no
+ * piece under a tile of 64 keys, at most 32. */
+int cu_suffix_splits(int n_keys, int query_rows, int batch, int n_sm);
+#define CU_MAX_SPLITS 32
+
+/* Rows of the prefix MLP taken at a time: bounds its scratch at large batches. */
+int cu_mlp_chunk(int max_rows);
+/* Candidate of cuBLASLt's list for a product (best guess first; 0 unless measured). type: enum
+ * cu_gemm_type. */
+int cu_gemm_pick(const struct cu_facts *f, int type, int m, int n, int k);
+
+#endif

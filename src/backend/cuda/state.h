@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * state: what an engine on the GPU is made of. Shared by cuda.c (life, graphs, host side of a call),
+ * upload.c (weights, tables) and the three stages; nobody else includes it.
+ *
+ * Layout of the K/V cache, the contract between prefix and denoise:
+ *     k, v   bf16 [L][max_batch][max_keys][E]
+ * Rows of a sample as in model/plan.h: prefix [0, n_rows), suffix token i at n_rows + i.
+ *
+ * Rows of the suffix matrix: actions first, sample · H + j; then, in step 0 of π0, one state row a
+ * sample. (In steps 1 … the state's K and V are in the cache already.) */
+#ifndef PI0_CUDA_STATE_H
+#define PI0_CUDA_STATE_H
+
+#include "backend/backend.h"
+#include "backend/cuda/device.h"
+#include "backend/cuda/kernels/gemm_lt.h"
+#include "backend/cuda/kernels/kernels.h"
+#include "backend/cuda/select.h"
+
+/* Weights on the device. uint16_t: bf16. All [out, in]; q, k, v rows follow each other in wqkv. */
+struct cu_vision_layer {
+    float *ln1_g, *ln1_b, *ln2_g, *ln2_b; /* [D] */
+    uint16_t *wqkv, *bqkv;                /* [3D, D], [3D] */
+    uint16_t *wo;                         /* [D, D] */
+    uint16_t *w1, *b1;                    /* [F, D], [F] */
+    uint16_t *w2;                         /* [D, F] */
+    float *bo, *b2;                       /* [D] */
+};
+struct cu_layer {
+    float *n1, *n2;  /* [W] offsets from 1; adaRMS: NULL */
+    uint16_t *wqkv;  /* [Q + 2E, W]; last VLM layer: [2E, W] */
+    uint16_t *wo;    /* [W, Q] */
+    uint16_t *wgu;   /* [2M, W], gate and up rows in turns (select.h) */
+    uint16_t *wdown; /* [W, M] */
+};
+struct cu_weights {
+    uint16_t *patch_w;              /* [D, k_pad] */
+    float *patch_table;             /* [tokens, D]: cu_patch_table */
+    float *pos, *patch_b;           /* its parts */
+    struct cu_vision_layer *vision; /* host array [vision_depth] */
+    float *post_g, *post_b;         /* [D] */
+    uint16_t *proj_w;               /* [W_vlm, D] */
+    float *proj_b;                  /* [W_vlm] */
+    uint16_t *table;                /* [vocab, W_vlm] */
+    struct cu_layer *vlm, *expert;  /* host arrays [L] */
+    void *mod_w;                    /* π0.5: [(2L + 1)·3W, W], bf16 if mod_bf16 else float32 */
+    float *mod_b;                   /* [(2L + 1)·3W]: norm1, norm2 of each layer, then final */
+    int mod_bf16;
+    float *final_w;                 /* π0: [W] */
+    float *out_w, *out_b;           /* [A, W], [A] */
+    float *state_w, *state_b;       /* π0: [W, A], [W] */
+    float *time_in_w, *time_in_b;   /* π0: [W, 2W]; π0.5: [W, W] */
+    float *time_out_w, *time_out_b; /* [W, W] */
+    float *suffix_wt;               /* [A, W]: actions → first layer of the suffix MLP (π0) or
+                                          suffix embedding (π0.5), input major */
+    float *suffix_c;                /* [W]: its bias (π0: without the time's part) */
+    float *rope;                    /* [max_keys, E/2, 2] cos, sin */
+};
+
+/* What depends on weights and step count alone; filled once a step count. */
+#define CU_MAX_TABLES 4
+struct cu_tables {
+    int n_steps; /* 0: empty */
+    unsigned long used_at;
+    float *emb;  /* [steps, W] sinusoid */
+    float *c;    /* π0: [steps, W] bias of suffix_in. π0.5: hidden layer of the time MLP */
+    float *cond; /* π0.5: [steps, W] */
+    float *mod;  /* π0.5: [steps, (2L + 1)·3W] */
+};
+
+/* Device buffers. Sizes are those of the largest bucket. */
+struct cu_buffers {
+    /* inputs, one block; the host's mirror has the same offsets */
+    unsigned char *in;
+    struct cu_sample *samples;  /* [B] */
+    struct cu_row *suffix_rows; /* [B·(H + n_state)] */
+    float *state, *noise;       /* [B, A], [B, H, A] */
+    struct cu_row *rows;        /* [rows_max] */
+    uint8_t *pixels;            /* [images_max, S, S, 3] */
+    /* kept across stages */
+    float *features;      /* [images_max·T, W_vlm] */
+    uint16_t *k, *v;      /* K/V cache */
+    float *actions;       /* [B, H, A] */
+    float *rec_x, *rec_v; /* [max_steps, B, H, A] or NULL */
+    void *workspace;      /* gemm_lt */
+    /* vision */
+    uint16_t *patches, *vh, *vqkv, *vo, *vmlp;
+    float *vx;
+    /* prefix */
+    float *x, *qkv;
+    uint16_t *h, *q, *o, *gu, *act;
+    /* denoise */
+    float *sx, *su, *sqkv, *sdelta;
+    uint16_t *sh, *sq, *so, *sgu, *sact;
+    float *part_o, *part_ml;
+};
+
+enum cu_stage { CU_STAGE_VISION = 0, CU_STAGE_PREFIX, CU_STAGE_DENOISE };
+/* The bucket a graph was captured for. Unused fields are 0. */
+struct cu_key {
+    enum cu_stage stage;
+    int batch, images, rows, sample_rows, n_steps, table, splits;
+};
+#define CU_MAX_GRAPHS 48
+struct cu_graph {
+    struct cu_key key;
+    cudaGraphExec_t exec; /* NULL: free slot */
+    unsigned long used_at;
+};
+
+struct cuda_engine {
+    struct device dev;
+    struct plan plan;
+    const pi0_model *model;
+    pi0_log_fn log;
+    void *log_user;
+    pi0_progress_fn progress;
+    void *progress_user;
+    struct cu_facts facts;
+    struct cu_choice choice;
+    struct gemm_lt *gemm;
+    struct dev_arena weights_mem, mem;
+    struct cu_weights w;
+    struct cu_tables tables[CU_MAX_TABLES];
+    int n_tables;
+    struct cu_buffers b;
+    int k_pad, images_max, rows_max, mlp_rows, head_bytes; /* head: inputs before the pixels */
+    unsigned char *host_in;                                /* pinned, as b.in */
+    float *host_out;                                       /* pinned [B, H, A] */
+    float *host_emb;                                       /* [max_steps, W] */
+    struct cu_graph graphs[CU_MAX_GRAPHS];
+    unsigned long tick;
+    cudaEvent_t event[4]; /* start, after vision, prefix, denoise */
+    struct cu_key last;   /* denoise bucket of the last call */
+    uint64_t weight_bytes, cache_bytes, scratch_bytes;
+};
+
+/* upload.c */
+pi0_status upload_weights(struct cuda_engine *c, struct pi0_error *err);
+/* Index of the filled table of this step count. */
+pi0_status upload_tables(struct cuda_engine *c, int n_steps, int *index, struct pi0_error *err);
+
+/* The stages: enqueue everything of one bucket on the stream. */
+pi0_status vision_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
+pi0_status prefix_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
+pi0_status denoise_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
+/* x [rows, W] before layer 0, for the tap. */
+pi0_status prefix_embed(struct cuda_engine *c, int rows, float *x, struct pi0_error *err);
+/* Suffix embeddings of step `step` from actions [B, H, A] on the device into b.sx, in the row order
+ * above; with_state: state rows too. */
+pi0_status suffix_embed(struct cuda_engine *c, const struct cu_key *k, int step,
+                        const float *actions, int with_state, struct pi0_error *err);
+
+/* One product on the engine's stream. */
+pi0_status cu_matmul(struct cuda_engine *c, enum cu_gemm_type type, int m, int n, int kk,
+                     const void *x, const void *w, const void *bias, void *y, float alpha,
+                     float beta, enum cu_act act, struct pi0_error *err);
+cudaError_t cu_attend(enum cu_attn_kernel k, const struct cu_attn *a, cudaStream_t s);
+
+/* K or V cache of a layer. */
+static inline size_t cache_layer(const struct cuda_engine *c, int layer)
+{
+    return (size_t)layer * (size_t)c->plan.max_batch * (size_t)c->plan.max_keys *
+           (size_t)c->plan.dims.head_dim;
+}
+
+#define TRY(call)                 \
+    do {                          \
+        pi0_status try_ = (call); \
+        if (try_)                 \
+            return try_;          \
+    } while (0)
+
+#endif
