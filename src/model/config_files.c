@@ -531,6 +531,8 @@ static pi0_status parse_object(json_t **out, struct config_file file, const char
 {
     json_error_t e;
     json_t *j = json_loadb(file.data, file.size, JSON_REJECT_DUPLICATES, &e);
+    if (!j && json_error_code(&e) == json_error_out_of_memory)
+        return pi0_fail(err, PI0_E_NOMEM, "%s: %zu bytes of JSON", name, file.size);
     if (!j)
         return pi0_fail(err, PI0_E_FORMAT, "%s: line %d: %s", name, e.line, e.text);
     if (!json_is_object(j)) {

@@ -549,6 +549,32 @@ static void files(void **state)
     rmdir(dir);
 }
 
+/* ---------------------------------------------------------------- memory */
+
+static long allocations_left;
+
+static void *scarce_malloc(size_t n) { return allocations_left-- > 0 ? malloc(n) : NULL; }
+
+/* Whichever allocation of the JSON reader fails: an error and no leak. */
+static void no_memory(void **state)
+{
+    (void)state;
+    pi0_status st = PI0_E_NOMEM;
+    long n = 0;
+    json_set_alloc_funcs(scarce_malloc, free);
+    for (; st != PI0_OK && n < 10000; n++) {
+        struct config c;
+        struct pi0_error err = { 0 };
+        allocations_left = n;
+        st = config_parse(&c, text(LEROBOT("")), text("{\"robot\": \"aloha\"}"), NULL, &err);
+        assert_true(st == PI0_OK || st == PI0_E_NOMEM || st == PI0_E_FORMAT);
+        config_free(&c);
+    }
+    json_set_alloc_funcs(malloc, free);
+    assert_int_equal(st, PI0_OK);
+    assert_true(n > 50);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -558,7 +584,7 @@ int main(void)
         cmocka_unit_test(who_wins),      cmocka_unit_test(every_field),
         cmocka_unit_test(field_faults),  cmocka_unit_test(string_limits),
         cmocka_unit_test(ranges),        cmocka_unit_test(consistency),
-        cmocka_unit_test(files),
+        cmocka_unit_test(files),         cmocka_unit_test(no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
