@@ -2,10 +2,10 @@
  * geglu_bf16_sm90: h[M,F] = gelu_tanh(x·gateᵀ) ⊙ (x·upᵀ)    x, weights bf16, sums f32, h bf16
  * Called by: prefix MLP (M = 532 … 968, F = 16384, K = 2048).
  * Tiling:    weights on the wgmma M side: a CTA owns 256 packed rows (128 hidden units), two consumer
- *            warpgroups of 128 rows each, T tokens on the N side. One producer warp fills a ring of
- *            K = 64 stages by tensor-map copies. A cluster of two CTAs shares its token tile: each
- *            loads half and multicasts it. Persistent over tiles, tokens fastest, so that a weight
- *            slice is read from memory once.
+ *            warpgroups of 128 rows each, T tokens on the N side. One producer thread fills a ring of
+ *            K = 64 stages by tensor-map copies. A cluster of two CTAs shares its weights: each loads
+ *            half and multicasts it, for two neighbouring token tiles. Persistent, tokens fastest, so
+ *            that a weight slice is read from memory once.
  *
  *              packed rows of a CTA                     accumulators of a thread
  *              warpgroup q, block b, warp w, row r       d[4j+0,1]: gate, tokens 8j+2t, +1
@@ -14,7 +14,9 @@
  *
  *            so gelu(gate)·up needs no exchange, and after an 8×8 transpose in registers a thread
  *            holds four neighbouring units of one token: 8-byte stores, whole 32-byte sectors.
- * Budget:    M = 788: 105.8 GFLOP, 134 MB of weights → bound by arithmetic.
+ * Budget:    M = 788: 105.8 GFLOP, 134 MB of weights → bound by arithmetic: 137 µs at 773 TFLOP/s.
+ * Now:       M = 532: 109 µs, 788: 158, 968: 205, 1576: 333 (653, 668, 635, 635 TFLOP/s), NVIDIA H200,
+ *            2026-11-22; cuBLASLt without the GeGLU 101, 147, 184, 281 in the same run.
  * Rounding:  one, at the store; gelu in float32 through exp. */
 #include "gemm_sm90.h"
 #include "wgmma_sm90.cuh"
@@ -32,7 +34,6 @@ constexpr int CLUSTER = 2;
 constexpr int THREADS = 384; /* producer warpgroup + two consumers */
 
 template <int T> struct tile {
-    static constexpr int first_rows = (T / 2 + 7) / 8 * 8; /* CTA 0's part of the token tile */
     static constexpr int w_bytes = BLOCK_ROWS * BLOCK_K * 2;
     static constexpr int x_bytes = T * BLOCK_K * 2;
     static constexpr int stage_bytes = w_bytes + x_bytes;
@@ -40,19 +41,18 @@ template <int T> struct tile {
     static constexpr int smem = stages * stage_bytes + 1024 + 256;
 };
 
-template <int T> static __device__ __forceinline__ void mma(float (&d)[T / 2], uint64_t a,
-                                                            uint64_t b, int accumulate);
-#define MMA(N)                                                                                     \
-    template <>                                                                                    \
-    __device__ __forceinline__ void mma<N>(float(&d)[N / 2], uint64_t a, uint64_t b,               \
-                                           int accumulate)                                         \
-    {                                                                                              \
-        wgmma_ss_n##N(d, a, b, accumulate);                                                        \
+template <int T>
+static __device__ __forceinline__ void mma(float (&d)[T / 2], uint64_t a, uint64_t b,
+                                           int accumulate);
+#define MMA(N)                                                                       \
+    template <>                                                                      \
+    __device__ __forceinline__ void mma<N>(float(&d)[N / 2], uint64_t a, uint64_t b, \
+                                           int accumulate)                           \
+    {                                                                                \
+        wgmma_ss_n##N(d, a, b, accumulate);                                          \
     }
-MMA(128)
 MMA(136)
-MMA(160)
-MMA(184)
+MMA(168)
 MMA(200)
 #undef MMA
 
@@ -64,43 +64,66 @@ static __device__ __forceinline__ float geglu(float g, float u)
     return __fdividef(g * u, 1.0f + ex2(z));
 }
 
+/* Where CTA `rank` of a cluster works in step t: one row block, neighbouring token tiles. */
+struct patch {
+    int row0, token0;
+
+    __device__ __forceinline__ patch(int t, int token_pairs, int tile_tokens, uint32_t rank)
+        : row0(t / token_pairs * BLOCK_ROWS),
+          token0((t % token_pairs * CLUSTER + (int)rank) * tile_tokens)
+    {
+    }
+};
+
+template <int T> struct producer {
+    using S = tile<T>;
+    const CUtensorMap *w_map, *x_map;
+    unsigned char *ring;
+    uint64_t *full;
+    uint32_t rank;
+
+    __device__ __forceinline__ void weights(int stage, int k, const patch &p) const
+    {
+        int half = (int)rank * (BLOCK_ROWS / CLUSTER);
+        tma_load_2d_multicast(ring + stage * S::stage_bytes + half * 128, w_map, &full[stage],
+                              k * BLOCK_K, p.row0 + half, 3);
+    }
+    __device__ __forceinline__ void tokens(int stage, int k, const patch &p) const
+    {
+        tma_load_2d(ring + stage * S::stage_bytes + S::w_bytes, x_map, &full[stage], k * BLOCK_K,
+                    p.token0);
+    }
+};
+
 template <int T>
-static __device__ __forceinline__ void produce(const CUtensorMap &w_map, const CUtensorMap &x_first,
-                                               const CUtensorMap &x_second, unsigned char *ring,
-                                               uint64_t *full, uint64_t *empty, int n_tiles,
-                                               int token_tiles, int k_blocks, uint32_t rank)
+static __device__ __forceinline__ void produce(const producer<T> &load, uint64_t *empty,
+                                               int n_tiles, int token_pairs, int k_blocks)
 {
     using S = tile<T>;
     int stage = 0;
     uint32_t phase = 0;
     int early = 1; /* the first ring of weights is asked for before the predecessor has finished */
     for (int t = (int)(blockIdx.x / CLUSTER); t < n_tiles; t += (int)(gridDim.x / CLUSTER)) {
-        int row0 = ((t / token_tiles) * CLUSTER + (int)rank) * BLOCK_ROWS;
-        int token0 = t % token_tiles * T;
-        const CUtensorMap *x_map = rank ? &x_second : &x_first;
-        int x_rows0 = rank ? S::first_rows : 0;
+        patch p(t, token_pairs, T, load.rank);
         int done = 0;
         if (early) {
+            early = 0;
             done = k_blocks < S::stages ? k_blocks : S::stages;
             for (int k = 0; k < done; k++) {
-                mbar_expect(&full[k], S::stage_bytes);
-                tma_load_2d(ring + k * S::stage_bytes, &w_map, &full[k], k * BLOCK_K, row0);
+                mbar_expect(&load.full[k], S::stage_bytes);
+                load.weights(k, k, p);
             }
             pdl_wait();
             for (int k = 0; k < done; k++)
-                tma_load_2d_multicast(ring + k * S::stage_bytes + S::w_bytes + x_rows0 * 128, x_map,
-                                      &full[k], k * BLOCK_K, token0 + x_rows0, 3);
-            early = 0;
+                load.tokens(k, k, p);
             stage = done % S::stages;
             phase = done / S::stages;
         }
         for (int k = done; k < k_blocks; k++) {
-            mbar_wait_cluster(&empty[stage], phase ^ 1);
-            unsigned char *s = ring + stage * S::stage_bytes;
-            mbar_expect(&full[stage], S::stage_bytes);
-            tma_load_2d(s, &w_map, &full[stage], k * BLOCK_K, row0);
-            tma_load_2d_multicast(s + S::w_bytes + x_rows0 * 128, x_map, &full[stage], k * BLOCK_K,
-                                  token0 + x_rows0, 3);
+            mbar_wait(&empty[stage], phase ^ 1);
+            mbar_expect(&load.full[stage], S::stage_bytes);
+            load.weights(stage, k, p);
+            load.tokens(stage, k, p);
             if (++stage == S::stages) {
                 stage = 0;
                 phase ^= 1;
@@ -128,9 +151,16 @@ static __device__ __forceinline__ void store(const float (&d)[2][T / 2], __nv_bf
     }
 }
 
+/* Tells both producers that write this CTA's ring that a stage is free. */
+static __device__ __forceinline__ void release(uint64_t *empty)
+{
+    if (threadIdx.x % 128 < CLUSTER)
+        mbar_arrive_cluster(empty, threadIdx.x % 128);
+}
+
 template <int T>
 static __device__ __forceinline__ void consume(unsigned char *ring, uint64_t *full, uint64_t *empty,
-                                               int n_tiles, int token_tiles, int k_blocks,
+                                               int n_tiles, int token_pairs, int k_blocks,
                                                uint32_t rank, __nv_bfloat16 *h, int m, int f)
 {
     using S = tile<T>;
@@ -151,8 +181,8 @@ static __device__ __forceinline__ void consume(unsigned char *ring, uint64_t *fu
             }
             wgmma_commit();
             wgmma_wait<1>(); /* the stage before this one has been read */
-            if (last >= 0 && threadIdx.x % 128 < CLUSTER)
-                mbar_arrive_cluster(&empty[last], threadIdx.x % 128);
+            if (last >= 0)
+                release(&empty[last]);
             last = stage;
             if (++stage == S::stages) {
                 stage = 0;
@@ -160,20 +190,18 @@ static __device__ __forceinline__ void consume(unsigned char *ring, uint64_t *fu
             }
         }
         wgmma_wait<0>();
-        if (threadIdx.x % 128 < CLUSTER)
-            mbar_arrive_cluster(&empty[last], threadIdx.x % 128);
+        release(&empty[last]);
         last = -1;
-        int unit0 = ((t / token_tiles) * CLUSTER + (int)rank) * (BLOCK_ROWS / 2) + q * 64 + warp * 16;
-        store<T>(d, h, f, unit0, t % token_tiles * T, m);
+        patch p(t, token_pairs, T, rank);
+        store<T>(d, h, f, p.row0 / 2 + q * 64 + warp * 16, p.token0, m);
     }
 }
 
 template <int T>
 __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     geglu_bf16_sm90(const __grid_constant__ CUtensorMap w_map,
-                    const __grid_constant__ CUtensorMap x_first,
-                    const __grid_constant__ CUtensorMap x_second, __nv_bfloat16 *h, int m, int f,
-                    int k_blocks, int n_tiles, int token_tiles)
+                    const __grid_constant__ CUtensorMap x_map, __nv_bfloat16 *h, int m, int f,
+                    int k_blocks, int n_tiles, int token_pairs)
 {
     using S = tile<T>;
     extern __shared__ unsigned char raw[];
@@ -182,27 +210,26 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     uint32_t rank = cluster_ctarank();
     if (threadIdx.x == 0) {
         prefetch_tensormap(&w_map);
-        prefetch_tensormap(rank ? &x_second : &x_first);
+        prefetch_tensormap(&x_map);
         for (int i = 0; i < S::stages; i++) {
             mbar_init(&full[i], 1);
-            mbar_init(&empty[i], 2 * CLUSTER);
+            mbar_init(&empty[i], 2 * CLUSTER); /* two consumers in each CTA */
         }
         fence_mbar_init();
     }
-    cluster_sync(); /* the peer's barriers exist before anything is sent to it */
+    cluster_sync(); /* the peers' barriers exist before anything is sent to them */
     if (threadIdx.x < 128) {
         setmaxnreg_dec<40>();
         if (threadIdx.x == 0)
-            produce<T>(w_map, x_first, x_second, ring, full, empty, n_tiles, token_tiles, k_blocks,
-                       rank);
+            produce<T>({ &w_map, &x_map, ring, full, rank }, empty, n_tiles, token_pairs, k_blocks);
     } else {
         setmaxnreg_inc<232>();
         pdl_wait(); /* h may still be read by the kernel before */
-        consume<T>(ring, full, empty, n_tiles, token_tiles, k_blocks, rank, h, m, f);
+        consume<T>(ring, full, empty, n_tiles, token_pairs, k_blocks, rank, h, m, f);
     }
     __syncwarp();
     pdl_launch();
-    cluster_sync(); /* nobody leaves while the peer may still arrive at its barriers */
+    cluster_sync(); /* nobody leaves while a peer may still arrive at its barriers */
 }
 
 __global__ void pack_rows(uint4 *packed, const uint4 *gate, const uint4 *up, int f, int vec)
@@ -215,27 +242,35 @@ __global__ void pack_rows(uint4 *packed, const uint4 *gate, const uint4 *up, int
         packed[(size_t)row * vec + i] = src[i];
 }
 
-template <int T> cudaError_t launch(const struct geglu90 *p, int n_sms, int pdl, cudaStream_t stream)
+template <int T> cudaError_t configure(cudaLaunchConfig_t *cfg)
 {
-    auto kernel = geglu_bf16_sm90<T>;
-    cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         tile<T>::smem);
+    memset(cfg, 0, sizeof *cfg);
+    cfg->blockDim = dim3(THREADS);
+    cfg->gridDim = dim3(CLUSTER);
+    cfg->dynamicSmemBytes = tile<T>::smem;
+    return cudaFuncSetAttribute(geglu_bf16_sm90<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                tile<T>::smem);
+}
+
+template <int T>
+cudaError_t launch(const struct geglu90 *p, int n_sms, int pdl, cudaStream_t stream)
+{
+    cudaLaunchConfig_t cfg;
+    cudaError_t e = configure<T>(&cfg);
     if (e != cudaSuccess)
         return e;
-    int token_tiles = (p->m + T - 1) / T, n_tiles = 2 * p->f / (BLOCK_ROWS * CLUSTER) * token_tiles;
-    int clusters = n_sms / CLUSTER < n_tiles ? n_sms / CLUSTER : n_tiles;
+    int token_pairs = (p->m + CLUSTER * T - 1) / (CLUSTER * T);
+    int n_tiles = 2 * p->f / BLOCK_ROWS * token_pairs;
     cudaLaunchAttribute attr = {};
     attr.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attr.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t cfg = {};
-    cfg.gridDim = dim3((unsigned)(clusters * CLUSTER));
-    cfg.blockDim = dim3(THREADS);
-    cfg.dynamicSmemBytes = tile<T>::smem;
+    cfg.gridDim =
+        dim3((unsigned)((n_sms / CLUSTER < n_tiles ? n_sms / CLUSTER : n_tiles) * CLUSTER));
     cfg.stream = stream;
     cfg.attrs = &attr;
     cfg.numAttrs = pdl ? 1 : 0;
-    return cudaLaunchKernelEx(&cfg, kernel, p->w, p->x_first, p->x_second, (__nv_bfloat16 *)p->h,
-                              p->m, p->f, p->k / BLOCK_K, n_tiles, token_tiles);
+    return cudaLaunchKernelEx(&cfg, geglu_bf16_sm90<T>, p->w, p->x, (__nv_bfloat16 *)p->h, p->m,
+                              p->f, p->k / BLOCK_K, n_tiles, token_pairs);
 }
 
 CUresult encode_2d(tensor_map_encode_fn encode, CUtensorMap *map, const void *base, int rows, int k,
@@ -257,11 +292,12 @@ extern "C" int geglu90_supported(int compute_major, int compute_minor, int m, in
 
 extern "C" int geglu90_tile_tokens(int m, int f, int n_sms)
 {
-    static const int sizes[] = { 128, 136, 160, 184, 200 };
+    static const int sizes[] = { 136, 168, 200 };
     int best = 0;
     long best_cost = 0;
-    for (int i = 0; i < 5; i++) {
-        long tiles = (long)((m + sizes[i] - 1) / sizes[i]) * (2 * f / (BLOCK_ROWS * CLUSTER));
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        int pair = CLUSTER * sizes[i];
+        long tiles = (long)((m + pair - 1) / pair) * (2 * f / BLOCK_ROWS);
         long waves = (tiles + n_sms / CLUSTER - 1) / (n_sms / CLUSTER);
         long cost = waves * (sizes[i] + 8); /* 8: what a tile costs besides its tokens */
         if (!best || cost < best_cost) {
@@ -296,23 +332,16 @@ extern "C" CUresult geglu90_plan(struct geglu90 *plan, tensor_map_encode_fn enco
     plan->f = f;
     plan->k = k;
     plan->tile_tokens = tile_tokens;
-    int first = (tile_tokens / 2 + 7) / 8 * 8;
-    CUresult r = encode_2d(encode, &plan->w, packed, 2 * f, k, BLOCK_ROWS);
-    if (r == CUDA_SUCCESS)
-        r = encode_2d(encode, &plan->x_first, x, m, k, first);
-    if (r == CUDA_SUCCESS)
-        r = encode_2d(encode, &plan->x_second, x, m, k, tile_tokens - first);
-    return r;
+    CUresult r = encode_2d(encode, &plan->w, packed, 2 * f, k, BLOCK_ROWS / CLUSTER);
+    return r != CUDA_SUCCESS ? r : encode_2d(encode, &plan->x, x, m, k, tile_tokens);
 }
 
 extern "C" cudaError_t geglu90_launch(const struct geglu90 *plan, int n_sms, int pdl,
                                       cudaStream_t stream)
 {
     switch (plan->tile_tokens) {
-    case 128: return launch<128>(plan, n_sms, pdl, stream);
     case 136: return launch<136>(plan, n_sms, pdl, stream);
-    case 160: return launch<160>(plan, n_sms, pdl, stream);
-    case 184: return launch<184>(plan, n_sms, pdl, stream);
+    case 168: return launch<168>(plan, n_sms, pdl, stream);
     case 200: return launch<200>(plan, n_sms, pdl, stream);
     }
     return cudaErrorInvalidValue;

@@ -14,7 +14,7 @@ extern "C" {
 /* h[M, F] = gelu_tanh(x · gateᵀ) ⊙ (x · upᵀ)      x [M, K] bf16, gate and up [F, K] bf16, h bf16.
  * F a multiple of 256, K a multiple of 64. One plan holds the tensor maps of one (x, w, h). */
 struct geglu90 {
-    CUtensorMap w, x_first, x_second;
+    CUtensorMap w, x;
     void *h;
     int m, f, k, tile_tokens;
 };
@@ -36,10 +36,10 @@ cudaError_t geglu90_pack(void *packed, const void *gate, const void *up, int f, 
 /* Fills a plan. `encode` is cuTensorMapEncodeTiled, looked up by the caller. x must have room for
  * m rows; rows past m are neither read nor written. Returns the driver's status. */
 typedef CUresult (*tensor_map_encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
-                                         const cuuint64_t *, const cuuint64_t *,
-                                         const cuuint32_t *, const cuuint32_t *,
-                                         CUtensorMapInterleave, CUtensorMapSwizzle,
-                                         CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+                                         const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
+                                         const cuuint32_t *, CUtensorMapInterleave,
+                                         CUtensorMapSwizzle, CUtensorMapL2promotion,
+                                         CUtensorMapFloatOOBfill);
 CUresult geglu90_plan(struct geglu90 *plan, tensor_map_encode_fn encode, const void *x,
                       const void *packed, void *h, int m, int f, int k, int tile_tokens);
 
