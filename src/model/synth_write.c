@@ -99,7 +99,7 @@ static pi0_status make_header(struct writer *w, struct pi0_error *err)
                 t->begin + 2 * (uint64_t)t->tensor.n);
     }
     putc('}', f);
-    fflush(f); /* sets size */
+    fflush(f);                                            /* sets size */
     for (size_t pad = (8 - size % 8) % 8; pad > 0; pad--) /* values start on 8 bytes */
         putc(' ', f);
     int bad = ferror(f);
