@@ -327,10 +327,11 @@ int array_parse(struct array *out, const char *what, const char *text, const cha
         memcpy(item, p, keep);
         item[keep] = '\0';
         if (len >= sizeof item || !parse_double(item, &x) || !push(&a, x)) {
+            size_t at = a.n + 1;
             array_free(&a);
             return fail("%s: number %zu is \"%s\"; expected numbers between commas (0.1,-0.2,…) or "
                         "a file that ends in .json, .npy or .csv",
-                        what, a.n + 1, item);
+                        what, at, item);
         }
         if (!p[len])
             break;
