@@ -11,13 +11,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CK(call)                                                                                   \
-    do {                                                                                           \
-        cudaError_t e_ = (call);                                                                   \
-        if (e_ != cudaSuccess) {                                                                   \
-            printf("%s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(e_));           \
-            exit(1);                                                                               \
-        }                                                                                          \
+#define CK(call)                                                                         \
+    do {                                                                                 \
+        cudaError_t e_ = (call);                                                         \
+        if (e_ != cudaSuccess) {                                                         \
+            printf("%s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(e_)); \
+            exit(1);                                                                     \
+        }                                                                                \
     } while (0)
 
 enum { E = 256, HEADS = 8 };
@@ -112,8 +112,8 @@ static void run(tensor_map_encode_fn encode, int n, const int *rows, const int *
     fill<<<512, 256>>>(k, nkv, 2, 2.5f);
     fill<<<512, 256>>>(v, nkv, 3, 1.7f);
     struct attn90 plan;
-    CUresult r = attn90_plan(&plan, encode, q, q_rows, k, v, kv_rows, o, dev_seg, n, max_rows, HEADS,
-                             0.0625f, split);
+    CUresult r = attn90_plan(&plan, encode, q, q_rows, k, v, kv_rows, o, dev_seg, n, max_rows,
+                             HEADS, 0.0625f, split);
     if (r != CUDA_SUCCESS) {
         printf("FAIL plan: driver status %d\n", (int)r);
         n_failed++;

@@ -231,6 +231,14 @@ static pi0_status cuda_open(void **self, const pi0_model *m, const struct plan *
     CU_TRY(cu_attn_mma_prepare(p->dims.head_dim, c->dev.smem_limit), err);
     CU_TRY(cu_attn_mma_prepare(p->dims.vision_width / p->dims.vision_heads, c->dev.smem_limit),
            err);
+    if (c->dev.cc == 90) {
+        void *fn = NULL;
+        enum cudaDriverEntryPointQueryResult found;
+        CU_TRY(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &fn, 12000,
+                                                cudaEnableDefault, &found),
+               err);
+        c->encode = (tensor_map_encode_fn)fn;
+    }
     TRY(upload_weights(c, err));
     int index;
     TRY(upload_tables(c, p->max_steps < 10 ? p->max_steps : 10, &index, err));
@@ -608,10 +616,11 @@ static int cuda_kernel(void *self, int i, struct pi0_kernel_choice *out)
     if (i < 0 || (size_t)i >= sizeof list / sizeof list[0])
         return 0;
     *out = list[i];
-    const char *name = i == 2    ? cu_attn_kernel_name(c->choice.attn_vision)
-                       : i == 7  ? cu_attn_kernel_name(c->choice.attn_prefix)
-                       : i == 12 ? cu_attn_kernel_name(c->choice.attn_suffix)
-                                 : lt;
+    const char *name = i == 2                           ? cu_attn_kernel_name(c->choice.attn_vision)
+                       : i == 7                         ? cu_attn_kernel_name(c->choice.attn_prefix)
+                       : i == 9 && c->choice.geglu_sm90 ? "geglu_bf16_sm90"
+                       : i == 12                        ? cu_attn_kernel_name(c->choice.attn_suffix)
+                                                        : lt;
     snprintf(out->kernel, sizeof out->kernel, "%s", name);
     return 1;
 }

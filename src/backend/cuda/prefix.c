@@ -51,10 +51,36 @@ static pi0_status prefix_qkv(struct cuda_engine *c, int l, int heads, int rows,
     return PI0_OK;
 }
 
+/* Fails as the driver does when it refuses a tensor map. */
+static pi0_status map_status(CUresult r, struct pi0_error *err)
+{
+    return r == CUDA_SUCCESS
+               ? PI0_OK
+               : pi0_fail(err, PI0_E_DEVICE, "cuTensorMapEncodeTiled: status %d", (int)r);
+}
+
+static pi0_status prefix_attention_sm90(struct cuda_engine *c, int l, const struct cu_key *k,
+                                        struct pi0_error *err)
+{
+    const struct pi0_dims *d = &c->plan.dims;
+    int cache_rows = c->plan.max_batch * c->plan.max_keys;
+    struct attn90 a;
+    TRY(map_status(attn90_plan(&a, c->encode, c->b.q, k->rows, c->b.k, c->b.v,
+                               d->depth * cache_rows, c->b.o,
+                               (const struct attn90_segment *)c->b.samples, k->batch,
+                               k->sample_rows, d->heads, 1.0f / sqrtf((float)d->head_dim),
+                               attn90_split(k->sample_rows, d->heads, k->batch, c->dev.n_sm)),
+                   err));
+    CU_TRY(attn90_launch(&a, l * cache_rows, 0, c->dev.stream), err);
+    return PI0_OK;
+}
+
 static pi0_status prefix_attention(struct cuda_engine *c, int l, const struct cu_key *k,
                                    struct pi0_error *err)
 {
     const struct pi0_dims *d = &c->plan.dims;
+    if (c->choice.attn_prefix == CU_ATTN_KERNEL_SM90)
+        return prefix_attention_sm90(c, l, k, err);
     struct cu_attn a = { .mode = CU_ATTN_PREFIX,
                          .head_dim = d->head_dim,
                          .heads = d->heads,
@@ -75,6 +101,26 @@ static pi0_status prefix_attention(struct cuda_engine *c, int l, const struct cu
     return PI0_OK;
 }
 
+/* gelu(gate)·up of n rows of h into act. */
+static pi0_status prefix_gate_up(struct cuda_engine *c, const uint16_t *wgu, const uint16_t *h,
+                                 int n, struct pi0_error *err)
+{
+    const struct cu_buffers *b = &c->b;
+    int W = c->plan.dims.vlm_width, F = c->plan.dims.vlm_mlp_dim;
+    if (c->choice.geglu_sm90) {
+        struct geglu90 p;
+        TRY(map_status(geglu90_plan(&p, c->encode, h, wgu, b->act, n, F, W,
+                                    geglu90_tile_tokens(n, F, c->dev.n_sm)),
+                       err));
+        CU_TRY(geglu90_launch(&p, c->dev.n_sm, 0, c->dev.stream), err);
+        return PI0_OK;
+    }
+    TRY(cu_matmul(c, CU_GEMM_BF16_BF16, n, 2 * F, W, h, wgu, NULL, b->gu, 1.0f, 0.0f, CU_ACT_NONE,
+                  err));
+    CU_TRY(cu_geglu(b->gu, b->act, n, F, c->choice.glu_group_vlm, c->dev.stream), err);
+    return PI0_OK;
+}
+
 /* In pieces of rows: gate·up of a large batch would not fit otherwise. */
 static pi0_status prefix_mlp(struct cuda_engine *c, const struct cu_layer *w, int rows,
                              struct pi0_error *err)
@@ -84,9 +130,7 @@ static pi0_status prefix_mlp(struct cuda_engine *c, const struct cu_layer *w, in
     for (int r = 0; r < rows; r += c->mlp_rows) {
         int n = rows - r < c->mlp_rows ? rows - r : c->mlp_rows;
         size_t at = (size_t)r * (size_t)W;
-        TRY(cu_matmul(c, CU_GEMM_BF16_BF16, n, 2 * F, W, b->h + at, w->wgu, NULL, b->gu, 1.0f, 0.0f,
-                      CU_ACT_NONE, err));
-        CU_TRY(cu_geglu(b->gu, b->act, n, F, c->choice.glu_group_vlm, c->dev.stream), err);
+        TRY(prefix_gate_up(c, w->wgu, b->h + at, n, err));
         TRY(cu_matmul(c, CU_GEMM_BF16_F32, n, W, F, b->act, w->wdown, NULL, b->x + at, 1.0f, 1.0f,
                       CU_ACT_NONE, err));
     }

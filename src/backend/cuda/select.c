@@ -6,7 +6,9 @@ static int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 const char *cu_attn_kernel_name(enum cu_attn_kernel k)
 {
-    return k == CU_ATTN_KERNEL_MMA ? "attn_bf16_sm80" : "attn_bf16_any";
+    return k == CU_ATTN_KERNEL_SM90  ? "attn_bf16_sm90"
+           : k == CU_ATTN_KERNEL_MMA ? "attn_bf16_sm80"
+                                     : "attn_bf16_any";
 }
 
 int cu_glu_group(int n) { return n % 8 == 0 ? 8 : n; }
@@ -28,7 +30,10 @@ void cu_select(struct cu_choice *out, const struct cu_facts *f, const struct pla
         .attn_suffix = attn_for((d->head_dim == 256 && room) || d->head_dim == 32),
         .glu_group_vlm = cu_glu_group(d->vlm_mlp_dim),
         .glu_group_expert = cu_glu_group(d->expert_mlp_dim),
+        .geglu_sm90 = f->cc == 90 && d->vlm_mlp_dim % 256 == 0 && d->vlm_width % 64 == 0,
     };
+    if (f->cc == 90 && d->head_dim == 256)
+        out->attn_prefix = CU_ATTN_KERNEL_SM90;
 }
 
 /* Padding costs at most one part in 8 past 8 images and nothing up to there. */

@@ -8,7 +8,8 @@
 
 enum cu_attn_kernel {
     CU_ATTN_KERNEL_MMA = 0, /* attn_sm80.cu, mma.sync */
-    CU_ATTN_KERNEL_ANY = 1  /* attn_sm80.cu, plain loops: a head size without mma code */
+    CU_ATTN_KERNEL_ANY = 1, /* attn_sm80.cu, plain loops: a head size without mma code */
+    CU_ATTN_KERNEL_SM90 = 2 /* attn_sm90.cu, wgmma: the prefix on Hopper */
 };
 const char *cu_attn_kernel_name(enum cu_attn_kernel k);
 
@@ -23,6 +24,7 @@ struct cu_facts {
 struct cu_choice {
     enum cu_attn_kernel attn_vision, attn_prefix, attn_suffix;
     int glu_group_vlm, glu_group_expert; /* gate and up rows in turns of this many */
+    int geglu_sm90; /* 1: the prefix's gate·up and GeGLU are gemm_sm90.cu's one kernel */
 };
 void cu_select(struct cu_choice *out, const struct cu_facts *f, const struct plan *p);
 

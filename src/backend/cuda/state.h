@@ -13,6 +13,7 @@
 
 #include "backend/backend.h"
 #include "backend/cuda/device.h"
+#include "backend/cuda/kernels/attn_sm90.h"
 #include "backend/cuda/kernels/gemm_lt.h"
 #include "backend/cuda/kernels/kernels.h"
 #include "backend/cuda/select.h"
@@ -119,6 +120,7 @@ struct cuda_engine {
     struct cu_facts facts;
     struct cu_choice choice;
     struct gemm_lt *gemm;
+    tensor_map_encode_fn encode; /* cuTensorMapEncodeTiled; NULL before Hopper */
     struct dev_arena weights_mem, mem;
     struct cu_weights w;
     struct cu_tables tables[CU_MAX_TABLES];

@@ -145,8 +145,8 @@ static __device__ __forceinline__ void release(uint64_t *bar)
         mbar_arrive(bar);
 }
 
-static __device__ __forceinline__ void attend(float (&o)[128], rows &r, unsigned char *smem, bars *b,
-                                              int q, int first, int last, int n_valid,
+static __device__ __forceinline__ void attend(float (&o)[128], rows &r, unsigned char *smem,
+                                              bars *b, int q, int first, int last, int n_valid,
                                               float scale_log2)
 {
     const unsigned char *qs = smem + q * 64 * 128, *ks = smem + Q_BYTES, *vs = ks + RING * KV_BYTES;
@@ -215,7 +215,8 @@ static __device__ __forceinline__ void combine(unsigned char *smem, __nv_bfloat1
         asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
                      : "=r"(part[c])
                      : "r"(base), "r"(c < split ? c : 0));
-    int warp = (int)threadIdx.x / 32 - 4, lane = threadIdx.x % 32; /* 8 consumer warps, a row each */
+    int warp = (int)threadIdx.x / 32 - 4,
+        lane = threadIdx.x % 32; /* 8 consumer warps, a row each */
     for (int row = warp * split + (int)rank; row < ROWS; row += 8 * split) {
         if (row0 + row >= n_rows)
             continue;
@@ -391,8 +392,8 @@ extern "C" CUresult attn90_plan(struct attn90 *plan, tensor_map_encode_fn encode
 extern "C" cudaError_t attn90_launch(const struct attn90 *plan, int kv_row_offset, int pdl,
                                      cudaStream_t stream)
 {
-    cudaError_t e = cudaFuncSetAttribute(attn_bf16_sm90, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         SMEM);
+    cudaError_t e =
+        cudaFuncSetAttribute(attn_bf16_sm90, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM);
     if (e != cudaSuccess)
         return e;
     cudaLaunchAttribute attr[2] = {};

@@ -232,14 +232,22 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     cluster_sync(); /* nobody leaves while a peer may still arrive at its barriers */
 }
 
-__global__ void pack_rows(uint4 *packed, const uint4 *gate, const uint4 *up, int f, int vec)
+/* One block: 256 rows × 64 columns, from turns of 8 gates and 8 ups to the packed order, in place. */
+__global__ void repack_rows(uint4 *w, int row_vecs)
 {
-    int row = (int)blockIdx.x; /* packed row; inverse of geglu90_packed_row */
-    int in = row % 256, q = in / 128, b = in / 64 % 2, w = in / 16 % 4, r = in % 16, c = r % 8;
-    int unit = row / 256 * 128 + q * 64 + w * 16 + c / 2 * 4 + 2 * b + c % 2;
-    const uint4 *src = (r < 8 ? gate : up) + (size_t)unit * vec;
-    for (int i = (int)threadIdx.x; i < vec; i += (int)blockDim.x)
-        packed[(size_t)row * vec + i] = src[i];
+    __shared__ uint4 part[256][9]; /* 8 vectors of 8 values; a ninth against bank conflicts */
+    int row = (int)threadIdx.x;
+    uint4 *at = w + ((size_t)blockIdx.x * 256 + row) * row_vecs + blockIdx.y * 8;
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        part[row][i] = at[i];
+    __syncthreads();
+    int q = row / 128, b = row / 64 % 2, warp = row / 16 % 4, r = row % 16, c = r % 8;
+    int unit = q * 64 + warp * 16 + c / 2 * 4 + 2 * b + c % 2; /* inverse of geglu90_packed_row */
+    int from = unit / 8 * 16 + unit % 8 + (r < 8 ? 0 : 8);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        at[i] = part[from][i];
 }
 
 template <int T> cudaError_t configure(cudaLaunchConfig_t *cfg)
@@ -315,11 +323,10 @@ extern "C" int geglu90_packed_row(int unit, int up)
     return unit / 128 * 256 + q * 128 + b * 64 + w * 16 + (up ? 8 : 0) + c;
 }
 
-extern "C" cudaError_t geglu90_pack(void *packed, const void *gate, const void *up, int f, int k,
-                                    cudaStream_t stream)
+extern "C" cudaError_t geglu90_pack(void *w, int f, int k, cudaStream_t stream)
 {
-    pack_rows<<<2 * f, 128, 0, stream>>>((uint4 *)packed, (const uint4 *)gate, (const uint4 *)up, f,
-                                         k / 8);
+    repack_rows<<<dim3((unsigned)(2 * f / 256), (unsigned)(k / 64)), 256, 0, stream>>>((uint4 *)w,
+                                                                                       k / 8);
     return cudaGetLastError();
 }
 

@@ -29,9 +29,8 @@ int geglu90_tile_tokens(int m, int f, int n_sms);
  * puts a hidden unit's gate and up into one thread's accumulators. Pure; host-tested. */
 int geglu90_packed_row(int unit, int up);
 
-/* packed [2F, K] bf16 on the device ← gate, up [F, K] bf16 on the device. */
-cudaError_t geglu90_pack(void *packed, const void *gate, const void *up, int f, int k,
-                         cudaStream_t stream);
+/* w [2F, K] bf16 on the device, rows in turns of 8 gates and 8 ups → the packed order, in place. */
+cudaError_t geglu90_pack(void *w, int f, int k, cudaStream_t stream);
 
 /* Fills a plan. `encode` is cuTensorMapEncodeTiled, looked up by the caller. x must have room for
  * m rows; rows past m are neither read nor written. Returns the driver's status. */

@@ -48,8 +48,7 @@ static __device__ __forceinline__ void mbar_arrive_cluster(uint64_t *bar, uint32
 {
     asm volatile("{\n.reg .b32 remote;\n"
                  "mapa.shared::cluster.u32 remote, %0, %1;\n"
-                 "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}\n" ::"r"(
-                     smem_u32(bar)),
+                 "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}\n" ::"r"(smem_u32(bar)),
                  "r"(rank)
                  : "memory");
 }
@@ -105,7 +104,8 @@ static __device__ __forceinline__ uint32_t cluster_ctarank(void)
 static __device__ __forceinline__ void cluster_sync(void)
 {
     asm volatile("barrier.cluster.arrive.release.aligned;\n"
-                 "barrier.cluster.wait.acquire.aligned;" ::: "memory");
+                 "barrier.cluster.wait.acquire.aligned;" ::
+                     : "memory");
 }
 
 /* griddepcontrol: programmatic dependent launch. */

@@ -1,0 +1,31 @@
+# The CUDA backend: included by the Makefile where nvcc is found. CUDA_ARCHS can be cut down for a
+# quick build on one's own card: make CUDA_ARCHS=90a
+# sm_80 A100, 86 RTX 30, 87 Orin, 89 RTX 40, 90a H100/H200, 100 B200, 110 Thor, 120 RTX 50; PTX of the
+# last for what comes after. Files with _sm90 in their name hold sm_90a instructions and are built for it alone.
+CUDA_ARCHS ?= 80 86 87 89 90a 100 110 120
+CUDA_PTX ?= $(lastword $(CUDA_ARCHS))
+CUDA_DEFS := -DPI0_CUDA
+CUDA_LIBS := $(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt
+
+CUDA_C := $(addprefix src/backend/cuda/,cuda.c device.c select.c upload.c vision.c prefix.c denoise.c \
+            kernels/gemm_lt.c)
+CUDA_CU := $(addprefix src/backend/cuda/kernels/,attn_sm80.cu attn_sm90.cu gemm_sm90.cu denoise.cu elementwise.cu embed.cu norm.cu \
+             synth.cu)
+CUDA_C_OBJ := $(CUDA_C:%.c=$(B)/%.o)
+CUDA_CU_OBJ := $(CUDA_CU:%.cu=$(B)/%.cu.o)
+CUDA_OBJ := $(CUDA_C_OBJ) $(CUDA_CU_OBJ)
+
+$(CUDA_C_OBJ): private CPPFLAGS += -isystem $(CUDA_HOME)/include
+
+CUDA_GENCODE := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+                -gencode arch=compute_$(CUDA_PTX),code=compute_$(CUDA_PTX)
+gencode_of = $(if $(findstring _sm90,$(1)),-gencode arch=compute_90a$(comma)code=sm_90a,$(CUDA_GENCODE))
+comma := ,
+NVCCFLAGS = -std=c++17 -O3 -t 2 -Iinclude -Isrc --Werror all-warnings \
+            -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra
+
+$(B)/%.cu.o: %.cu $(B)/build.flags
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCCFLAGS) $(call gencode_of,$<) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+
+-include $(CUDA_CU_OBJ:.o=.d)
