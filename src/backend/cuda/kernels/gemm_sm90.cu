@@ -252,7 +252,7 @@ __global__ void repack_rows(uint4 *w, int row_vecs)
 
 template <int T> cudaError_t configure(cudaLaunchConfig_t *cfg)
 {
-    memset(cfg, 0, sizeof *cfg);
+    *cfg = cudaLaunchConfig_t{};
     cfg->blockDim = dim3(THREADS);
     cfg->gridDim = dim3(CLUSTER);
     cfg->dynamicSmemBytes = tile<T>::smem;
