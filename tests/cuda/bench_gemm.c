@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * bench_gemm: every candidate that cuBLASLt offers for each product of the model, timed in a graph
+ * whose launches take their weights from different places in memory, so that nothing is warm in L2
+ * that would not be in a call. What select.c's table of picks is made from.
+ *   bench_gemm [ROWS…]     rows of the prefix to time (default 532 788 800 968) */
+#include "backend/cuda/device.h"
+#include "backend/cuda/kernels/gemm_lt.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define POOL ((size_t)1 << 30)
+
+static struct device dev;
+static struct gemm_lt *lt;
+static unsigned char *pool, *x, *y;
+
+#define CK(call)                                               \
+    do {                                                       \
+        cudaError_t e_ = (call);                               \
+        if (e_) {                                              \
+            printf("%s: %s\n", #call, cudaGetErrorString(e_)); \
+            exit(1);                                           \
+        }                                                      \
+    } while (0)
+
+/* Microseconds of one product; < 0: the candidate does not run. */
+static double time_one(struct cu_gemm *a)
+{
+    size_t bytes = (size_t)a->n * (size_t)a->k * (a->type == CU_GEMM_F32 ? 4 : 2);
+    size_t places = POOL / bytes, reps = places < 24 ? 24 : 48;
+    cudaGraph_t g;
+    cudaGraphExec_t ge;
+    a->x = x, a->y = y, a->w = pool;
+    if (a->bias)
+        a->bias = pool;
+    if (gemm_lt_run(lt, a, dev.stream, NULL))
+        return -1;
+    CK(cudaStreamBeginCapture(dev.stream, cudaStreamCaptureModeRelaxed));
+    for (size_t i = 0; i < reps; i++) {
+        a->w = pool + i % places * bytes;
+        (void)gemm_lt_run(lt, a, dev.stream, NULL);
+    }
+    CK(cudaStreamEndCapture(dev.stream, &g));
+    CK(cudaGraphInstantiate(&ge, g, 0));
+    cudaEvent_t t0, t1;
+    CK(cudaEventCreate(&t0));
+    CK(cudaEventCreate(&t1));
+    float best = 1e30f;
+    for (int i = 0; i < 5; i++) {
+        float ms;
+        CK(cudaEventRecord(t0, dev.stream));
+        CK(cudaGraphLaunch(ge, dev.stream));
+        CK(cudaEventRecord(t1, dev.stream));
+        CK(cudaEventSynchronize(t1));
+        CK(cudaEventElapsedTime(&ms, t0, t1));
+        best = i > 0 && ms < best ? ms : best;
+    }
+    CK(cudaGraphExecDestroy(ge));
+    CK(cudaGraphDestroy(g));
+    CK(cudaEventDestroy(t0));
+    CK(cudaEventDestroy(t1));
+    return (double)best * 1e3 / (double)reps;
+}
+
+static void product(const char *name, enum cu_gemm_type type, int m, int n, int k, int bias,
+                    float beta, enum cu_act act)
+{
+    struct cu_gemm a = { .type = type,
+                         .m = m,
+                         .n = n,
+                         .k = k,
+                         .bias = bias ? pool : NULL,
+                         .alpha = 1.0f,
+                         .beta = beta,
+                         .act = act };
+    int found = gemm_lt_candidates(lt, &a), best = 0;
+    double us[GEMM_LT_CANDIDATES] = { 0 };
+    for (int i = 0; i < found; i++) {
+        a.pick = i;
+        us[i] = time_one(&a);
+        if (us[i] > 0 && us[i] < us[best])
+            best = i;
+    }
+    printf("GEMM %-14s %d %5d x %5d x %5d best %d (%.2f us, %.0f TFLOP/s, first %.2f):", name,
+           (int)type, m, n, k, best, us[best], 2e-6 * m * n * k / us[best], us[0]);
+    for (int i = 0; i < found; i++)
+        printf(" %.2f", us[i]);
+    printf("\n");
+    fflush(stdout);
+}
+
+static void prefix(int m)
+{
+    product("prefix qkv", CU_GEMM_BF16_F32, m, 2560, 2048, 0, 0.0f, CU_ACT_NONE);
+    product("prefix o", CU_GEMM_BF16_F32, m, 2048, 2048, 0, 1.0f, CU_ACT_NONE);
+    product("prefix gate-up", CU_GEMM_BF16_BF16, m, 32768, 2048, 0, 0.0f, CU_ACT_NONE);
+    product("prefix down", CU_GEMM_BF16_F32, m, 2048, 16384, 0, 1.0f, CU_ACT_NONE);
+    product("prefix kv", CU_GEMM_BF16_F32, m, 512, 2048, 0, 0.0f, CU_ACT_NONE);
+}
+
+static void vision(int m)
+{
+    product("vision patch", CU_GEMM_BF16_F32, m, 1152, 592, 0, 1.0f, CU_ACT_NONE);
+    product("vision qkv", CU_GEMM_BF16_BF16, m, 3456, 1152, 1, 0.0f, CU_ACT_NONE);
+    product("vision o", CU_GEMM_BF16_F32, m, 1152, 1152, 1, 1.0f, CU_ACT_NONE);
+    product("vision fc1", CU_GEMM_BF16_BF16, m, 4304, 1152, 1, 0.0f, CU_ACT_GELU);
+    product("vision fc2", CU_GEMM_BF16_F32, m, 1152, 4304, 1, 1.0f, CU_ACT_NONE);
+    product("projector", CU_GEMM_BF16_F32, m, 2048, 1152, 1, 0.0f, CU_ACT_NONE);
+}
+
+static void suffix(int m, float beta)
+{
+    product("suffix qkv", CU_GEMM_BF16_F32, m, 2560, 1024, 0, 0.0f, CU_ACT_NONE);
+    product("suffix o", CU_GEMM_BF16_F32, m, 1024, 2048, 0, beta, CU_ACT_NONE);
+    product("suffix gate-up", CU_GEMM_BF16_BF16, m, 8192, 1024, 0, 0.0f, CU_ACT_NONE);
+    product("suffix down", CU_GEMM_BF16_F32, m, 1024, 4096, 0, beta, CU_ACT_NONE);
+    product("time mlp", CU_GEMM_F32, m, 1024, 1024, 1, 0.0f, CU_ACT_NONE);
+}
+
+int main(int argc, char **argv)
+{
+    struct pi0_error err = { 0 };
+    void *ws, *p;
+    if (device_probe(&dev, 0, &err) || device_use(&dev, &err)) {
+        printf("skipped: %s\n", err.message);
+        return 0;
+    }
+    CK(cudaMalloc(&ws, GEMM_LT_WORKSPACE));
+    CK(cudaMalloc(&p, POOL));
+    pool = p;
+    CK(cudaMalloc(&p, (size_t)1 << 27));
+    x = p;
+    CK(cudaMalloc(&p, (size_t)1 << 28));
+    y = p;
+    /* Bytes 0x3C3C …: bf16 0.0115, float32 0.0115: no zeros, no NaN. Half of it alternates. */
+    CK(cudaMemset(pool, 0x3C, POOL));
+    CK(cudaMemset(pool + POOL / 3, 0xBC, POOL / 3));
+    CK(cudaMemset(x, 0x3D, (size_t)1 << 27));
+    CK(cudaMemset(y, 0, (size_t)1 << 28));
+    if (gemm_lt_open(&lt, ws, &err)) {
+        printf("%s\n", err.message);
+        return 1;
+    }
+    printf("%s\n", dev.name);
+    vision(512);
+    vision(768);
+    if (argc > 1)
+        for (int i = 1; i < argc; i++)
+            prefix(atoi(argv[i]));
+    else
+        prefix(536), prefix(792), prefix(800), prefix(968);
+    suffix(10, 1.0f);
+    suffix(11, 1.0f);
+    suffix(50, 1.0f);
+    suffix(51, 1.0f);
+    suffix(50, 0.0f);
+    gemm_lt_close(lt);
+    return 0;
+}
