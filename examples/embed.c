@@ -13,6 +13,7 @@
 
 #define WIDTH 320
 #define HEIGHT 240
+#define FRAME_BYTES ((size_t)WIDTH * HEIGHT * 3)
 #define CONTROL_STEPS 5 /* actions executed of a chunk before the robot looks again */
 
 /* Stands in for a camera driver: a moving gradient, RGB, row by row. */
@@ -27,86 +28,107 @@ static void grab_frame(unsigned char *rgb, int camera, int time)
         }
 }
 
+struct robot {
+    pi0_model *model;
+    pi0_engine *engine;
+    pi0_policy *policy;
+    struct pi0_policy_info info;
+    int n_cameras, n_state;
+    unsigned char *frames; /* [n_cameras, HEIGHT, WIDTH, 3] */
+    struct pi0_named_image images[PI0_MAX_CAMERAS];
+    double *state;   /* [n_state], in the robot's units */
+    double *actions; /* [action_horizon, robot_action_dim], in the robot's units */
+};
+
+/* Once, at start: map the weights, let an engine pack them for this machine, put the robot's
+ * conventions (statistics, tokenizer, cameras) round it. */
+static pi0_status robot_open(struct robot *r, const char *dir, struct pi0_error *err)
+{
+    pi0_status st;
+    struct pi0_policy_config config;
+    pi0_policy_defaults(&config);
+    config.allow_no_stats = 1; /* so that a synthetic checkpoint runs, too */
+    if ((st = pi0_model_open(&r->model, dir, NULL, err)) ||
+        (st = pi0_engine_open(&r->engine, r->model, NULL, err)) ||
+        (st = pi0_policy_open(&r->policy, r->model, r->engine, &config, err)))
+        return st;
+
+    struct pi0_model_info m;
+    pi0_model_info(r->model, &m);
+    pi0_policy_info(r->policy, &r->info);
+    r->n_cameras = m.dims.n_cameras;
+    r->n_state = r->info.robot_state_dim ? r->info.robot_state_dim : m.dims.action_dim;
+    r->state = calloc((size_t)r->n_state, sizeof *r->state);
+    r->actions = calloc((size_t)r->info.action_horizon * (size_t)r->info.robot_action_dim,
+                        sizeof *r->actions);
+    r->frames = calloc((size_t)r->n_cameras, FRAME_BYTES);
+    if (!r->state || !r->actions || !r->frames) {
+        snprintf(err->message, sizeof err->message, "out of memory");
+        return PI0_E_NOMEM;
+    }
+    for (int c = 0; c < r->n_cameras; c++) /* the names live as long as the model */
+        r->images[c] = (struct pi0_named_image){ .name = m.camera_names[c],
+                                                 .pixels = r->frames + (size_t)c * FRAME_BYTES,
+                                                 .height = HEIGHT,
+                                                 .width = WIDTH };
+    return PI0_OK;
+}
+
+/* Look, think, move. Nothing is allocated here. */
+static pi0_status robot_step(struct robot *r, int time, const char *prompt, struct pi0_error *err)
+{
+    static const int32_t ids[] = { 2, 17, 35, 4 };
+    for (int c = 0; c < r->n_cameras; c++)
+        grab_frame(r->frames + (size_t)c * FRAME_BYTES, c, time);
+    struct pi0_observation look = {
+        .images = r->images,
+        .n_images = r->n_cameras,
+        .state = r->state,
+        .n_state = r->n_state,
+        .seed = (uint64_t)time,
+    };
+    if (r->info.has_tokenizer) {
+        look.prompt = prompt;
+        look.prompt_bytes = strlen(prompt);
+    } else { /* a prompt that was tokenised elsewhere */
+        look.tokens = ids;
+        look.n_tokens = 4;
+    }
+    pi0_status st = pi0_policy_infer(r->policy, &look, 1, r->actions, NULL, err);
+    if (st)
+        return st;
+    for (int i = 0; i < r->info.action_horizon && i < CONTROL_STEPS; i++) {
+        printf("chunk %d action %d:", time, i); /* a robot would move here */
+        for (int d = 0; d < r->info.robot_action_dim; d++)
+            printf(" %.4f", r->actions[i * r->info.robot_action_dim + d]);
+        putchar('\n');
+    }
+    return PI0_OK;
+}
+
+static void robot_close(struct robot *r)
+{
+    pi0_policy_close(r->policy); /* in the reverse order of opening; NULL is fine */
+    pi0_engine_close(r->engine);
+    pi0_model_close(r->model);
+    free(r->frames);
+    free(r->state);
+    free(r->actions);
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2) {
         fprintf(stderr, "usage: embed CHECKPOINT [PROMPT]\n");
         return 2;
     }
+    struct robot robot = { 0 };
     struct pi0_error err = { 0 };
-    pi0_model *model = NULL;
-    pi0_engine *engine = NULL;
-    pi0_policy *policy = NULL;
-    unsigned char *frame[PI0_MAX_CAMERAS] = { NULL };
-    double *state = NULL, *actions = NULL;
-    int code = 1;
-
-    /* Once, at start: map the weights, let an engine pack them for this machine, put the robot's
-     * conventions (statistics, tokenizer, cameras) round it. */
-    struct pi0_policy_config config;
-    pi0_policy_defaults(&config);
-    config.allow_no_stats = 1; /* so that a synthetic checkpoint runs, too */
-    if (pi0_model_open(&model, argv[1], NULL, &err) ||
-        pi0_engine_open(&engine, model, NULL, &err) ||
-        pi0_policy_open(&policy, model, engine, &config, &err))
-        goto done;
-
-    struct pi0_model_info m;
-    struct pi0_policy_info p;
-    pi0_model_info(model, &m);
-    pi0_policy_info(policy, &p);
-    int n_state = p.robot_state_dim ? p.robot_state_dim : m.dims.action_dim;
-    int H = p.action_horizon, D = p.robot_action_dim;
-    state = calloc((size_t)n_state, sizeof *state);
-    actions = calloc((size_t)H * (size_t)D, sizeof *actions); /* [H, D] */
-    struct pi0_named_image images[PI0_MAX_CAMERAS];
-    for (int c = 0; c < m.dims.n_cameras; c++) {
-        frame[c] = malloc((size_t)WIDTH * HEIGHT * 3);
-        images[c] = (struct pi0_named_image){ m.camera_names[c], frame[c], HEIGHT, WIDTH };
-    }
-    if (!state || !actions || !frame[m.dims.n_cameras - 1]) {
-        snprintf(err.message, sizeof err.message, "out of memory");
-        goto done;
-    }
-
-    /* For ever, here three times: look, think, move. Nothing is allocated in this loop. */
-    for (int time = 0; time < 3; time++) {
-        static const int32_t ids[] = { 2, 17, 35, 4 };
-        struct pi0_observation look = {
-            .images = images,
-            .n_images = m.dims.n_cameras,
-            .state = state,
-            .n_state = n_state,
-            .seed = (uint64_t)time,
-        };
-        for (int c = 0; c < m.dims.n_cameras; c++)
-            grab_frame(frame[c], c, time);
-        if (p.has_tokenizer) {
-            look.prompt = argc > 2 ? argv[2] : "pick up the red block";
-            look.prompt_bytes = strlen(look.prompt);
-        } else { /* ids of a prompt that was tokenised elsewhere */
-            look.tokens = ids;
-            look.n_tokens = 4;
-        }
-        if (pi0_policy_infer(policy, &look, 1, actions, NULL, &err))
-            goto done;
-        for (int i = 0; i < H && i < CONTROL_STEPS; i++) {
-            printf("chunk %d action %d:", time, i);
-            for (int d = 0; d < D; d++)
-                printf(" %.4f", actions[(size_t)i * (size_t)D + (size_t)d]);
-            putchar('\n'); /* a robot would move here */
-        }
-    }
-    code = 0;
-done:
-    if (code)
+    pi0_status st = robot_open(&robot, argv[1], &err);
+    for (int time = 0; !st && time < 3; time++)
+        st = robot_step(&robot, time, argc > 2 ? argv[2] : "pick up the red block", &err);
+    if (st)
         fprintf(stderr, "embed: %s\n", err.message);
-    for (int c = 0; c < PI0_MAX_CAMERAS; c++)
-        free(frame[c]);
-    free(state);
-    free(actions);
-    pi0_policy_close(policy);
-    pi0_engine_close(engine);
-    pi0_model_close(model);
-    return code;
+    robot_close(&robot);
+    return st ? 1 : 0;
 }

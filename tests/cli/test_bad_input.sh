@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # test_bad_input.sh: everything a user, a disk or an attacker can get wrong. Each must end with exit
 # code 2 and one line that says what was found and what was expected, and leave nothing behind.
-# shellcheck source=tests/cli/common.bash
-. "$(dirname "$0")/common.bash"
+# shellcheck disable=SC2016,SC2054 # quoted scripts take their own arguments; commas belong to the values
+# shellcheck source=tests/cli/checks.bash
+. "$(dirname "$0")/checks.bash"
 
 tiny=$work/tiny
 good "a tiny checkpoint" "$pi0" synth --dims pi0_tiny --seed 1 -o "$tiny"

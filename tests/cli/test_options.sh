@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # test_options.sh: help, version, and what is refused before anything is opened: unknown options and
 # commands (with the nearest known one), numbers that are none, values out of range.
-# shellcheck source=tests/cli/common.bash
-. "$(dirname "$0")/common.bash"
+# shellcheck disable=SC2016,SC2054 # quoted scripts take their own arguments; commas belong to the values
+# shellcheck source=tests/cli/checks.bash
+. "$(dirname "$0")/checks.bash"
 
 good "version" "$pi0" --version
 holds "version's form" grep -Eqx 'pi0 [0-9]+\.[0-9]+\.[0-9]+' "$work/out"

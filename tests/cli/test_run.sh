@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # test_run.sh: what the commands print and write when all is well: the three forms of -o agree, JSON
 # has its promised keys, the same seed gives the same bits, check judges, bench appends.
-# shellcheck source=tests/cli/common.bash
-. "$(dirname "$0")/common.bash"
+# shellcheck disable=SC2016,SC2054 # quoted scripts take their own arguments; commas belong to the values
+# shellcheck source=tests/cli/checks.bash
+. "$(dirname "$0")/checks.bash"
 
 tiny=$work/tiny
 good "synth" "$pi0" synth --dims pi0_tiny --seed 1 -o "$tiny"

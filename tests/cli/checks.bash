@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# common.bash: what the tests of the command share: a work folder, a tiny checkpoint, and checks
+# checks.bash: what the tests of the command share: a work folder, a tiny checkpoint, and checks
 # that count. Sourced; ends with `finish`. PI0 names the command (default build/pi0).
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 2
 case ${PI0:-build/pi0} in
 /*) pi0=${PI0} ;;
