@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * denoise_sm90: layouts shared by the loop (denoise_sm90.cu) and by what prepares its data
+ * (denoise_sm90_pack.cu).
+ *
+ * Every product is out^T[rows × tokens] = W[rows × K] · act^T[K × tokens] by mma.m16n8k16: weights
+ * are the A operand, tokens are N. In a lane, g = lane / 4 and t = lane % 4.
+ *
+ * A order (weights, K and V tiles): a tile is 16 rows. Element (row r, k) of a tile is at
+ *     k/32 · 512 + (k%8)/4 · 256 + lane · 8 + reg · 2 + k%2,
+ *     lane = (r%8) · 4 + (k%32)/8,  reg = r/8 + (k & 2):
+ * a lane's 16 bytes are the four A registers of one k16 step whose k are, for lane t, 32·kb + 8t +
+ * 4j + {0, 1 | 2, 3}, j = 0, 1. B registers of the two steps are then 8 neighbours of one token.
+ * B order (activations): element (token, k) is at ((k/32)·N8 + token/8)·256 + lane·8 + k%8 with
+ *     lane = (token%8)·4 + (k%32)/8: 16 bytes of a lane feed two k16 steps.
+ * A unit of weights is 16 rows × 1024 k in A order, 32 KB; warp w of 8 takes k 128w … +127, 4 KB.
+ * Row pairs r, r+8 of a tile: q, k, v: head dims i, i+128 (RoPE pairs); gate·up: gate, up of a unit.
+ * V^T tile of 16 keys: A order of one k16 step, rows = dims: 16 dim tiles of 512 bytes, lane's keys
+ *     4t … 4t+3. */
+#ifndef PI0_CUDA_DENOISE_SM90_CUH
+#define PI0_CUDA_DENOISE_SM90_CUH
+
+#include "backend/cuda/kernels/denoise_sm90.h"
+#include "backend/cuda/kernels/ptx_sm90.cuh"
+
+namespace dn90
+{
+typedef __nv_bfloat16 bf16;
+
+constexpr int W = 1024, E = 256, H = 8, QD = 2048, F = 4096, A = 32;
+constexpr int CTAS = 128, SPLITS = 16;    /* CTAs of the loop; key splits of a head */
+constexpr int UNIT = 32768, SLOT = 16384; /* bytes */
+constexpr int U_QKV = 160, U_O = 128, U_GU = 512, U_D = 256;
+constexpr int U_LAYER = U_QKV + U_O + U_GU + U_D;
+constexpr int U_OUT = 4, U_MLP = 128; /* heads; their weights are two bf16 each */
+constexpr int MAX_TILES = 64;         /* of 16 keys */
+constexpr int KV_TILE = 16384;        /* K 8 KB, V^T 8 KB */
+
+__host__ __device__ constexpr int t8_of(int n8) { return n8 * 8; }
+__host__ __device__ constexpr int t8p_of(int n8) { return n8 == 2 ? 16 : 64; }
+__host__ __device__ constexpr int sfx_tiles(int n8) { return n8 == 2 ? 1 : 4; }
+
+/* Workspace, byte offsets. [0, poison) is exchanged between CTAs and holds 0xff when empty. */
+struct ws {
+    size_t x1, x2, xf, ub, q, ob, hb, ks, po, ml, ssq1, ssq2, ssqf, poison, rope, kv, neff, status,
+        total;
+};
+inline struct ws ws_of(int n8, int n_layers)
+{
+    struct ws w;
+    size_t o = 0, t8 = (size_t)n8 * 8;
+    w.x1 = o, o += t8 * W * 2;
+    w.x2 = o, o += t8 * W * 2;
+    w.xf = o, o += t8 * W * 2;
+    w.ub = o, o += t8 * W * 2;
+    w.q = o, o += t8 * QD * 2;
+    w.ob = o, o += t8 * QD * 2;
+    w.hb = o, o += t8 * F * 2;
+    w.ks = o, o += (size_t)sfx_tiles(n8) * KV_TILE;
+    w.po = o, o += (size_t)H * 16 * SPLITS * t8 * 16 * 4;
+    w.ml = o, o += (size_t)H * SPLITS * 2 * t8 * 4;
+    w.ssq1 = o, o += (size_t)CTAS * t8p_of(n8) * 4;
+    w.ssq2 = o, o += (size_t)CTAS * t8p_of(n8) * 4;
+    w.ssqf = o, o += (size_t)CTAS * t8p_of(n8) * 4;
+    w.poison = o;
+    w.rope = o, o += t8 * 128 * 8;
+    w.kv = o, o += (size_t)n_layers * MAX_TILES * KV_TILE;
+    w.neff = o, o += 256;
+    w.status = o, o += 256;
+    w.total = o;
+    return w;
+}
+inline int n8_of(int n_tokens) { return n_tokens <= 16 ? 2 : 7; }
+
+/* B order, in elements */
+template <int N8> __device__ __forceinline__ int b_off(int k, int tok)
+{
+    return ((k >> 5) * N8 + (tok >> 3)) * 256 + ((tok & 7) * 4 + ((k >> 3) & 3)) * 8 + (k & 7);
+}
+/* K tile (rows = keys, k = dims) and V^T tile (rows = dims, k = keys), in elements of a tile */
+__device__ __forceinline__ int k_off(int dim, int key)
+{
+    return (dim >> 5) * 512 + ((dim & 7) >> 2) * 256 + ((key & 7) * 4 + ((dim >> 3) & 3)) * 8 +
+           ((key >> 3) + (dim & 2)) * 2 + (dim & 1);
+}
+__device__ __forceinline__ int v_off(int dim, int key)
+{
+    return 4096 + (dim >> 4) * 256 + ((dim & 7) * 4 + (key >> 2)) * 8 +
+           (((dim >> 3) & 1) + (key & 2)) * 2 + (key & 1);
+}
+
+/* Before the loop, in its stream: empties the exchange buffers, packs the prefix keys without the
+ * hole, fills the RoPE table. */
+cudaError_t setup(const struct dn90_args *a, const struct ws *w, cudaStream_t stream);
+} // namespace dn90
+#endif
