@@ -149,11 +149,64 @@ static void no_call_allocates(void **state)
         }
 }
 
+/* The same for a policy: images of any size, state, noise from a seed, token ids for the prompt (a
+ * text would be tokenised by libsentencepiece, which allocates). */
+static void no_policy_call_allocates(void **state)
+{
+    (void)state;
+    struct pi0_error err;
+    struct pi0_dims dims;
+    struct pi0_engine_config cfg;
+    struct pi0_policy_config policy_cfg;
+    static uint8_t pixels[480 * 640 * 3];
+    static double actions[2 * 6 * 8];
+    static const double state8[8] = { 1, 2, 3, 4, 5, 6, 7, 8 };
+    static const int32_t ids[] = { 2, 17, 4 };
+    pi0_model *m = NULL;
+    pi0_engine *e = NULL;
+    pi0_policy *p = NULL;
+    pi0_engine_defaults(&cfg);
+    cfg.backend = "cpu";
+    cfg.max_batch = 2;
+    pi0_policy_defaults(&policy_cfg);
+    policy_cfg.allow_no_stats = 1;
+    if (pi0_dims_named(&dims, "pi05_tiny", &err) || pi0_model_open_synthetic(&m, &dims, 1, &err) ||
+        pi0_engine_open(&e, m, &cfg, &err) || pi0_policy_open(&p, m, e, &policy_cfg, &err))
+        fail_msg("%s", err.message);
+    const struct pi0_named_image big = { "base_0_rgb", pixels, 480, 640 };
+    const struct pi0_named_image small = { "left_wrist_0_rgb", pixels, 7, 5 };
+    const struct pi0_observation o[2] = { { .images = &big,
+                                            .n_images = 1,
+                                            .state = state8,
+                                            .n_state = 8,
+                                            .tokens = ids,
+                                            .n_tokens = 3 },
+                                          { .images = &small,
+                                            .n_images = 1,
+                                            .state = state8,
+                                            .n_state = 1,
+                                            .tokens = ids,
+                                            .n_tokens = 1,
+                                            .seed = 5 } };
+    atomic_store(&count, 0);
+    atomic_store(&counting, 1);
+    int bad = pi0_policy_infer(p, o, 1, actions, NULL, &err);
+    bad |= pi0_policy_infer(p, o, 2, actions, NULL, &err);
+    atomic_store(&counting, 0);
+    if (bad)
+        fail_msg("%s", err.message);
+    assert_int_equal(atomic_load(&count), 0);
+    pi0_policy_close(p);
+    pi0_engine_close(e);
+    pi0_model_close(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_counter_counts),
         cmocka_unit_test(no_call_allocates),
+        cmocka_unit_test(no_policy_call_allocates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
