@@ -87,8 +87,8 @@ REPLAY := $(patsubst tests/fuzz/fuzz_%.c,$(B)/tests/fuzz/replay_%,$(wildcard tes
 FUZZERS := $(patsubst %.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 CLI_TESTS := $(wildcard tests/cli/*.sh)
 TEST_LIB_C := $(wildcard tests/*.c)
-# What threads touch: the pool, everything that runs on it, and handles shared between threads.
-TSAN_TESTS := $(filter %threads %engine %api %policy %model_share,$(UNIT)) $(STAGES)
+# What runs on threads: the pool, the stages with several threads, the handles over them.
+TSAN_TESTS := $(filter %_exact %_golden,$(STAGES)) $(filter %_threads %_cpu_backend %_policy,$(UNIT))
 
 .PHONY: all lib tests check asan tsan fuzz clang-check lint format test test-full demo bench install \
         uninstall clean help setup setup-test force
@@ -174,7 +174,8 @@ $(B)/tests/fuzz/fuzz_%: $(B)/tests/fuzz/fuzz_%.o $(TEST_DEPS)
 	$(say) LINK $@
 	$(Q)$(CXX) $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $< $(B)/libtest.a $(B)/libpi0.a $(LIBS)
 
-TEST_PROGRAMS := $(UNIT) $(STAGES) $(KERNELS) $(REPLAY)
+# The longest first: programs run JOBS at a time.
+TEST_PROGRAMS := $(STAGES) $(KERNELS) $(UNIT) $(REPLAY)
 tests: $(B)/pi0 $(TEST_PROGRAMS)
 check: tests ## unit, stage, kernel and command tests, without sanitizers
 	@PI0=$(B)/pi0 JOBS=$(JOBS) tests/run.sh check-$(FLAVOUR) $(TEST_PROGRAMS) $(CLI_TESTS)
