@@ -382,6 +382,8 @@ int cmd_bench(const struct args *a)
         list[n++] = workload_named("tiny");
     if (a->preset && !a->model)
         return fail("--preset needs --model");
+    if (a->append && (code = output_check("--append", a->append)))
+        return code;
     if (a->append && access(a->append, W_OK) && errno != ENOENT)
         return fail("--append %s: cannot be written: %s", a->append, strerror(errno));
     for (int i = 0; !code && i < n; i++) {

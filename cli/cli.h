@@ -163,8 +163,8 @@ int slurp(char **out, size_t *n, const char *what, const char *path, size_t limi
 enum file_format { FORMAT_JSON = 1, FORMAT_CSV, FORMAT_NPY };
 /* By the name's ending; 0 when it is none of them. */
 enum file_format format_of_path(const char *path);
-/* Fails early where `path` cannot be written later. */
-int output_check(const char *path);
+/* Fails early where `path` cannot be written later; `what` is the option that names it. */
+int output_check(const char *what, const char *path);
 /* Writes rows × columns as `format`: JSON writes `document`, the others `values`. The file appears
  * whole, under its own name, or not at all; "-" is stdout. */
 int output_write(const char *path, enum file_format format, const json_t *document,

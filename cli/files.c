@@ -410,7 +410,7 @@ static size_t directory_length(const char *path)
     return slash ? (size_t)(slash - path) + 1 : 0;
 }
 
-int output_check(const char *path)
+int output_check(const char *what, const char *path)
 {
     char dir[4096];
     struct stat st;
@@ -418,13 +418,13 @@ int output_check(const char *path)
     if (strcmp(path, "-") == 0)
         return EXIT_DONE;
     if (n >= sizeof dir - 1)
-        return fail("-o: a path of %zu bytes; at most %zu", n, sizeof dir - 2);
+        return fail("%s: a path of %zu bytes; at most %zu", what, n, sizeof dir - 2);
     memcpy(dir, n ? path : "./", n ? n : 2);
     dir[n ? n : 2] = '\0';
     if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
-        return fail("-o %s: is a directory, expected a file name", path);
+        return fail("%s %s: is a directory, expected a file name", what, path);
     if (access(dir, W_OK | X_OK))
-        return fail("-o %s: its directory cannot be written: %s", path, strerror(errno));
+        return fail("%s %s: its directory cannot be written: %s", what, path, strerror(errno));
     return EXIT_DONE;
 }
 

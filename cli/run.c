@@ -352,7 +352,7 @@ static int run(struct job *j, const struct args *a)
         if (!format)
             return fail("-o %s: expected a name that ends in .json, .csv or .npy, or --format",
                         a->output);
-        if ((code = output_check(a->output)))
+        if ((code = output_check("-o", a->output)))
             return code;
     }
     if (a->n_images == 0)

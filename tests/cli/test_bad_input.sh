@@ -200,6 +200,8 @@ bad "check: a case that is not there" "config.json" "$pi0" check --case "$work/n
 bad "-o with no known ending" "ends in .json, .csv or .npy" "$pi0" run --model "$tiny" --no-stats "${image[@]}" "${tokens[@]}" "${state[@]}" -o "$work/a.txt"
 bad "-o in no directory" "cannot be written: No such file" "$pi0" run --model "$tiny" --no-stats "${image[@]}" "${tokens[@]}" "${state[@]}" -o "$work/none/a.json"
 bad "-o that is a directory" "is a directory" "$pi0" run --model "$tiny" --no-stats "${image[@]}" "${tokens[@]}" "${state[@]}" -o "$work/d.npy"
+bad "--append in no directory" "--append .*: its directory cannot be written" "$pi0" bench tiny --append "$work/none/rows.jsonl"
+bad "--append to a directory" "--append .*: is a directory" "$pi0" bench tiny --append "$work"
 bad "synth over a checkpoint" "exists .*--force" "$pi0" synth --dims pi0_tiny -o "$tiny"
 bad "synth into a file" "config.json" "$pi0" synth --dims pi0_tiny -o "$tiny/config.json"
 bad "synth below nothing" "none" "$pi0" synth --dims pi0_tiny -o "$work/none/deep"

@@ -28,6 +28,13 @@ bad "unknown command" 'unknown command "chek"; did you mean check' "$pi0" chek
 bad "option before a command" "unknown option --json before a command" "$pi0" --json
 bad "help of nothing known" 'unknown command "xxxxxxx"' "$pi0" help xxxxxxx
 
+for command in run check inspect bench synth; do "$pi0" help "$command"; done | grep -Eo '^ +(-., )?--[a-z-]+' | grep -Eo -- '--[a-z-]+' | sort -u >"$work/options"
+holds "help shows the options" [ "$(wc -l <"$work/options")" -gt 30 ]
+sed 's/\\-/-/g' docs/pi0.1 >"$work/manual"
+while read -r option; do
+    [ "$option" = --help ] || holds "the manual has $option" grep -q -e "$option" "$work/manual"
+done <"$work/options"
+
 run=("$pi0" run --synthetic pi0_tiny)
 for steps in 0 -1 1001 1.5 10x x "" " 5" +5 0x10 1e2 99999999999999999999 -99999999999999999999; do
     bad "--steps '$steps'" "--steps: found \"${steps//+/.}\", expected a whole number from 1 to 1000" "${run[@]}" --steps "$steps"

@@ -109,6 +109,26 @@ done
 good "bench --append again" "$pi0" bench tiny --n 1 --warmup 0 --append "$work/rows.jsonl"
 holds "bench --append appends" [ "$(wc -l <"$work/rows.jsonl")" -eq 3 ]
 
+# On a terminal: plots, colour, a shortened table; NO_COLOR and TERM=dumb are heeded.
+if command -v script >/dev/null; then
+    terminal() { # ENVIRONMENT…: the command under a terminal of its own, its output to $work/tty
+        env "$@" script -qec "$(printf '%q ' "${run[@]}" --horizon 20)" /dev/null >"$work/tty" </dev/null
+    }
+    terminal TERM=xterm
+    holds "terminal: colour" grep -q "$(printf '\033\[36m')" "$work/tty"
+    holds "terminal: a plot of each dimension" [ "$(grep -Ec 'dim [0-7] .*[▁▂▃▄▅▆▇█]{10}' "$work/tty")" -eq 8 ]
+    holds "terminal: the table is shortened" grep -q '11 more rows' "$work/tty"
+    terminal TERM=xterm NO_COLOR=1
+    holds "NO_COLOR: no colour" bash -c '! grep -q "$(printf "\033\[[0-9]*m")" "$1"' - "$work/tty"
+    holds "NO_COLOR: still a plot" grep -q '█' "$work/tty"
+    terminal TERM=dumb
+    holds "TERM=dumb: no escapes at all" bash -c '! grep -q "$(printf "\033")" "$1"' - "$work/tty"
+    terminal TERM=xterm LC_ALL=C
+    holds "a locale without UTF-8: plot in ASCII" bash -c '! grep -q "█" "$1" && grep -q "dim 0" "$1"' - "$work/tty"
+else
+    skip "the command on a terminal" "no script(1) here"
+fi
+
 # Ctrl-C in the middle of a large synth: nothing is left, the shell sees the signal.
 mkdir "$work/stop"
 "$pi0" synth --dims pi0 -o "$work/stop/model" >"$work/out" 2>"$work/err" &
