@@ -115,7 +115,8 @@ static const struct option options[] = {
       "bf16 (default) or f32; f32 runs on the CPU" },
     { "isa", "LIST", 0, LOADS, ISA, 0, 0, 0, NULL, "Engine",
       "CPU instruction sets that may be used: all (default), scalar,\n"
-      "or a list of avx2, avx512, avx512_bf16, amx_bf16" },
+      "avx2, avx512, avx512_bf16 or amx_bf16 (each with those\n"
+      "before it), or a list of them" },
     { "masked-cameras", "HOW", 0, LOADS, CHOICE, AT(masked_cameras), 0, 0, "skip|compute", "Engine",
       "skip (default) or compute a camera that is not there;\n"
       "the actions are the same" },
@@ -250,6 +251,9 @@ static int choice_index(const char *choices, const char *word)
 
 /* ---------------------------------------------------------------- values of each kind */
 
+/* Each set builds on the ones before it: a mask with a gap would mean less than its name. */
+#define UP_TO_AVX512 (PI0_ISA_AVX2 | PI0_ISA_AVX512)
+
 static int parse_isa(struct args *a, const char *value)
 {
     static const struct {
@@ -258,9 +262,9 @@ static int parse_isa(struct args *a, const char *value)
     } sets[] = { { "all", PI0_ISA_ALL },
                  { "scalar", 0 },
                  { "avx2", PI0_ISA_AVX2 },
-                 { "avx512", PI0_ISA_AVX512 },
-                 { "avx512_bf16", PI0_ISA_AVX512_BF16 },
-                 { "amx_bf16", PI0_ISA_AMX_BF16 } };
+                 { "avx512", UP_TO_AVX512 },
+                 { "avx512_bf16", UP_TO_AVX512 | PI0_ISA_AVX512_BF16 },
+                 { "amx_bf16", UP_TO_AVX512 | PI0_ISA_AVX512_BF16 | PI0_ISA_AMX_BF16 } };
     uint32_t mask = 0;
     const char *p = value;
     for (;;) {

@@ -96,6 +96,18 @@ holds "the same as JSON: pass is false" grep -Eq '"pass":false\}$' "$work/out"
 "$pi0" check --model "$tiny" --io tests/golden/pi0_tiny/io.safetensors --precision f32 >"$work/out" 2>"$work/err"
 holds "other weights are found out: exit code 1" [ $? -eq 1 ]
 
+# --isa: what is asked for is what is used, where the processor has it.
+for pair in avx2:avx2 avx512:avx512vl avx512_bf16:avx512_bf16 amx_bf16:amx_bf16; do
+    if grep -qw "${pair#*:}" /proc/cpuinfo; then
+        good "--isa ${pair%:*}" "$pi0" inspect --synthetic pi0_tiny --backend cpu --isa "${pair%:*}" --json
+        holds "--isa ${pair%:*} is in force" grep -q "\"isa\": \"${pair%:*}\"" "$work/out"
+    else
+        skip "--isa ${pair%:*}" "this processor does not have it"
+    fi
+done
+good "--isa scalar" "$pi0" inspect --synthetic pi0_tiny --backend cpu --isa scalar --json
+holds "--isa scalar is in force" grep -q '"isa": "scalar"' "$work/out"
+
 # bench
 good "bench, plain" "$pi0" bench tiny --n 3 --warmup 1
 holds "bench: whole and stages" bash -c 'for s in vision prefix denoise whole; do grep -Eq "^  $s +[0-9.]+ " "$1" || exit 1; done' - "$work/out"
