@@ -140,6 +140,9 @@ static int infer(struct job *j, const struct args *a)
         return fail_library(&err);
     term_bar_clear();
     pi0_policy_trace(j->s.policy, &j->trace);
+    if (j->trace.n_tokens_cut)
+        note("the prompt has %d tokens, this model reads %d: the rest is cut off",
+             j->trace.n_tokens + j->trace.n_tokens_cut, j->trace.n_tokens);
     return EXIT_DONE;
 }
 
