@@ -4,6 +4,7 @@
  * or not at all: a temporary name in the same directory, then rename. */
 #include "cli.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -176,6 +177,19 @@ static int parse_npy(struct array *a, const char *what, const char *path, const 
         }
     }
     return EXIT_DONE;
+}
+
+bool parse_double(const char *text, double *out)
+{
+    if (text[0] == '\0' || isspace((unsigned char)text[0]))
+        return false;
+    char *end;
+    errno = 0;
+    double v = strtod(text, &end);
+    if (*end || end == text || (errno == ERANGE && fabs(v) > 1.0))
+        return false;
+    *out = v;
+    return true;
 }
 
 /* Appends one value, growing by doubling; false when memory or MAX_VALUES is at its end. */

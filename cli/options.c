@@ -182,19 +182,6 @@ static bool parse_seed(const char *text, uint64_t *out)
     return true;
 }
 
-bool parse_double(const char *text, double *out)
-{
-    if (text[0] == '\0' || isspace((unsigned char)text[0]))
-        return false;
-    char *end;
-    errno = 0;
-    double v = strtod(text, &end);
-    if (*end || end == text || (errno == ERANGE && fabs(v) > 1.0))
-        return false;
-    *out = v;
-    return true;
-}
-
 /* Levenshtein distance, cut off at 31 characters. */
 static int distance(const char *a, const char *b)
 {
