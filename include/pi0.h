@@ -251,6 +251,7 @@ PI0_API pi0_status pi0_engine_read(pi0_engine *engine, enum pi0_tap tap, int ind
 PI0_API size_t pi0_engine_tap_size(const pi0_engine *engine, enum pi0_tap tap);
 
 struct pi0_engine_info {
+    const pi0_model *model; /* that it was opened with */
     const char *backend; /* "cpu", "cuda" */
     const char *device;  /* processor or GPU name */
     const char *isa;     /* "scalar", "avx512_bf16", "sm_90a" … what the kernels use */

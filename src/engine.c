@@ -266,6 +266,7 @@ PI0_API void pi0_engine_info(const pi0_engine *engine, struct pi0_engine_info *o
 {
     const struct plan *p = &engine->plan;
     *out = (struct pi0_engine_info){
+        .model = engine->model,
         .backend = engine->backend->name,
         .device = "",
         .isa = "",

@@ -165,6 +165,11 @@ PI0_API pi0_status pi0_policy_open(pi0_policy **out, const pi0_model *model, pi0
     if (!out || !model || !engine)
         return pi0_fail(err, PI0_E_ARGUMENT,
                         "pi0_policy_open: out, model and engine must not be NULL");
+    struct pi0_engine_info limits;
+    pi0_engine_info(engine, &limits);
+    if (limits.model != model)
+        return pi0_fail(err, PI0_E_ARGUMENT,
+                        "pi0_policy_open: the engine was opened with another model");
     struct pi0_policy_config cfg;
     pi0_policy_defaults(&cfg);
     if (config)
@@ -174,9 +179,9 @@ PI0_API pi0_status pi0_policy_open(pi0_policy **out, const pi0_model *model, pi0
         return pi0_fail(err, PI0_E_NOMEM, "policy: %zu bytes cannot be had", sizeof *p);
     p->model = model;
     p->engine = engine;
+    p->limits = limits;
     p->transform.action_dim = model->config.dims.action_dim;
     p->isa = cpuid_isa(PI0_ISA_AVX2);
-    pi0_engine_info(engine, &p->limits);
     int lerobot = model->config.source == PI0_SOURCE_LEROBOT;
     pi0_status st;
     if ((st = lerobot ? open_lerobot(p, &cfg, err) : open_openpi(p, &cfg, err)) ||

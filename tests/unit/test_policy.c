@@ -730,6 +730,13 @@ static void options_at_open(void **state)
     cfg.default_prompt = "a\xFF";
     refused_at_open(&dirs[0], &cfg, PI0_E_ARGUMENT, "default prompt is not UTF-8: byte 0xFF at");
     assert_int_equal(pi0_policy_open(&policy, NULL, NULL, NULL, &err), PI0_E_ARGUMENT);
+    struct rig r, other;
+    rig_must_open(&r, &dirs[0], 1, NULL);
+    rig_must_open(&other, &dirs[1], 1, NULL);
+    assert_int_equal(pi0_policy_open(&policy, r.model, other.engine, NULL, &err), PI0_E_ARGUMENT);
+    assert_non_null(strstr(err.message, "the engine was opened with another model"));
+    rig_close(&r);
+    rig_close(&other);
     assert_null(policy);
 }
 
