@@ -252,9 +252,9 @@ PI0_API size_t pi0_engine_tap_size(const pi0_engine *engine, enum pi0_tap tap);
 
 struct pi0_engine_info {
     const pi0_model *model; /* that it was opened with */
-    const char *backend; /* "cpu", "cuda" */
-    const char *device;  /* processor or GPU name */
-    const char *isa;     /* "scalar", "avx512_bf16", "sm_90a" … what the kernels use */
+    const char *backend;    /* "cpu", "cuda" */
+    const char *device;     /* processor or GPU name */
+    const char *isa;        /* "scalar", "avx512_bf16", "sm_90a" … what the kernels use */
     enum pi0_precision precision;
     int n_threads, max_batch, action_horizon, action_dim, max_token_len, max_steps;
     uint64_t weight_bytes;  /* packed or uploaded weights */
