@@ -54,6 +54,7 @@ isa_of = $(if $(filter src/%,$(1)),$(ISA_$(lastword $(subst _, ,$(basename $(not
 conversion_of = $(if $(filter $(addsuffix %,$(CONVERSION_DIRS)),$(1)),-Wconversion)
 # The only file that differs with CUDA, the only one that names the commit, and the tests' own headers.
 defs_of = $(if $(filter src/backend/backend.c,$(1)),$(CUDA_DEFS)) $(if $(filter tests/%,$(1)),-I. -Itests) \
+          $(if $(filter src/backend/cuda/% tests/cuda/%,$(1)),-isystem $(CUDA_HOME)/include) \
           $(if $(filter cli/bench.c,$(1)),-DPI0_COMMIT='"$(COMMIT)"')
 
 # V=1 shows the commands.
@@ -67,6 +68,8 @@ LIB_C := $(wildcard src/*.c src/base/*.c src/io/*.c src/model/*.c src/ref/*.c sr
                     src/backend/cpu/*.c src/policy/*.c src/serve/*.c)
 LIB_CC := $(wildcard src/policy/*.cc)
 CLI_C := $(wildcard cli/*.c)
+
+TEST_DEPS := $(B)/libtest.a $(B)/libpi0.a
 
 # CUDA where nvcc is found. The other flavours test the host code and leave it out.
 NVCC ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
@@ -156,7 +159,6 @@ $(B)/libtest.a: $(TEST_LIB_C:%.c=$(B)/%.o)
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $^
 TEST_LINK = $(Q)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(B)/libtest.a $(B)/libpi0.a $(LIBS) -lcmocka
-TEST_DEPS := $(B)/libtest.a $(B)/libpi0.a
 $(B)/tests/unit/test_%: $(B)/tests/unit/test_%.o $(TEST_DEPS)
 	$(say) LINK $@
 	$(TEST_LINK)
@@ -211,13 +213,13 @@ bench: build/pi0 ## the CPU workloads; BENCH_ARGS adds options
 LINT_C := $(LIB_C) $(CLI_C) $(wildcard tests/*.c tests/*/*.c examples/*.c)
 FORMATTED := $(wildcard include/*.h src/*.[ch] src/*/*.[ch] src/*/*.cc src/*/*/*.[ch] src/*/*/*.cu src/*/*/*.cuh \
              src/*/*/*/*.[ch] src/*/*/*/*.cu src/*/*/*/*.cuh cli/*.[ch] tests/*.[ch] tests/*/*.[ch] examples/*.c)
-TIDY := $(patsubst %,$(B)/tidy/%.ok,$(LIB_C) $(CLI_C) $(LIB_CC) $(wildcard examples/*.c))
+TIDY := $(patsubst %,$(B)/tidy/%.ok,$(LIB_C) $(CUDA_C) $(CLI_C) $(LIB_CC) $(wildcard examples/*.c))
 CPPCHECK := cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr \
             --suppressions-list=tools/cppcheck.txt --error-exitcode=1 -j$(JOBS) \
             --cppcheck-build-dir=build/cppcheck -Iinclude -Isrc -D_GNU_SOURCE
 
 lint: ## house rules, layout, clang-tidy, cppcheck
-	@MAKE='$(MAKE)' JOBS=$(JOBS) tools/lint.sh
+	@MAKE='$(MAKE)' JOBS=$(JOBS) CUDA=$(CUDA) tools/lint.sh
 lint-format:
 	@clang-format --dry-run --Werror $(FORMATTED)
 lint-tidy: $(TIDY)

@@ -71,21 +71,24 @@ skip() {
 }
 
 phase build-gcc run_make CUDA=0 CC=gcc CXX=g++ all lib tests
+if [ "$CUDA" = 1 ]; then
+    phase build-cuda run_make CUDA=1 all cuda-tests
+else
+    skip build-cuda "no nvcc here, the CUDA backend was not compiled"
+fi
 phase build-clang run_make FLAVOUR=clang CUDA=0 "$PWD/build/clang/pi0" tests
-counted check "$logs/check-release.count" run_make CUDA=0 check
+counted check "$logs/check-release.count" run_make "CUDA=$CUDA" check
+if [ "$CUDA" = 1 ]; then
+    counted cuda "$logs/check-cuda.count" run_make CUDA=1 cuda-check
+    counted gpu "$logs/gpu.count" tests/gpu.sh
+fi
 counted clang "$logs/check-clang.count" run_make clang-check
 counted asan "$logs/check-asan.count" run_make asan
 counted tsan "$logs/check-tsan.count" run_make tsan
 counted fuzz "$logs/fuzz.count" run_make fuzz
-counted lint "$logs/lint.count" run_make lint
-counted install "$logs/install.count" tests/install.sh
-phase demo run_make CUDA=0 demo
-if [ "$CUDA" = 1 ]; then
-    phase cuda-build run_make CUDA=1 all
-    counted cuda "$logs/cuda.count" tests/cuda.sh
-else
-    skip cuda-build "no nvcc here, the CUDA backend was not compiled"
-fi
+counted lint "$logs/lint.count" run_make "CUDA=$CUDA" lint
+counted install "$logs/install.count" env "CUDA=$CUDA" tests/install.sh
+phase demo run_make "CUDA=$CUDA" demo
 
 echo
 printf '%s\n' "${summary[@]}"

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # install.sh: `make install` into an empty tree, then what a stranger does with it: pkg-config, a
 # program against the shared and against the static library, the command, the manual page.
+# CUDA: 1 for a build with it (default 0).
 # The last line is "N passed, N failed, N skipped".
 set -u
 cd "$(dirname "$0")/.." || exit 2
@@ -29,7 +30,7 @@ check() {
     fi
 }
 
-install_tree() { make --no-print-directory CUDA=0 install DESTDIR="$tree" PREFIX=$prefix; }
+install_tree() { make --no-print-directory CUDA="${CUDA:-0}" install DESTDIR="$tree" PREFIX=$prefix; }
 
 expected_files() {
     local version major
@@ -96,7 +97,7 @@ same_actions() {
 command_version() { "$tree$prefix/bin/pi0" --version | grep -qF "$(pkg-config --modversion pi0)"; }
 manual() { [ -z "$(MANWIDTH=100 man --warnings -l "$tree$prefix/share/man/man1/pi0.1" 2>&1 >/dev/null)" ]; }
 uninstall_tree() {
-    make --no-print-directory CUDA=0 uninstall DESTDIR="$tree" PREFIX=$prefix
+    make --no-print-directory CUDA="${CUDA:-0}" uninstall DESTDIR="$tree" PREFIX=$prefix
     [ -z "$(find "$tree" ! -type d)" ]
 }
 

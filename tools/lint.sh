@@ -26,10 +26,10 @@ run_make() { $make "$@"; }
 
 check includes tools/lint_includes.sh
 check words tools/lint_words.sh
-run_make -j"$jobs" CUDA=0 build/release/libpi0.a >build/test/lint-build.log 2>&1
+run_make -j"$jobs" CUDA="${CUDA:-0}" build/release/libpi0.a >build/test/lint-build.log 2>&1
 check symbols tools/lint_symbols.sh build/release/libpi0.a
 check format run_make lint-format
-check tidy run_make -k -j"$jobs" CUDA=0 lint-tidy
+check tidy run_make -k -j"$jobs" CUDA="${CUDA:-0}" lint-tidy
 check cppcheck run_make lint-cppcheck
 # shellcheck disable=SC2046 # names of ours, without spaces
 check shell shellcheck $(git ls-files --cached --others --exclude-standard '*.sh') .ci/run

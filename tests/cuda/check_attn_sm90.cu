@@ -175,7 +175,7 @@ int main(int argc, char **argv)
 {
     cudaDeviceProp prop;
     if (cudaGetDeviceProperties(&prop, 0) != cudaSuccess || prop.major != 9) {
-        printf("no Hopper GPU\n0 passed, 0 failed, 1 skipped\n");
+        printf("skipped: no Hopper GPU\n0 passed, 0 failed, 1 skipped\n");
         return 0;
     }
     tensor_map_encode_fn encode = find_encode();

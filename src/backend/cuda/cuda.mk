@@ -15,8 +15,6 @@ CUDA_C_OBJ := $(CUDA_C:%.c=$(B)/%.o)
 CUDA_CU_OBJ := $(CUDA_CU:%.cu=$(B)/%.cu.o)
 CUDA_OBJ := $(CUDA_C_OBJ) $(CUDA_CU_OBJ)
 
-$(CUDA_C_OBJ): private CPPFLAGS += -isystem $(CUDA_HOME)/include
-
 CUDA_GENCODE := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
                 -gencode arch=compute_$(CUDA_PTX),code=compute_$(CUDA_PTX)
 gencode_of = $(if $(findstring _sm90,$(1)),-gencode arch=compute_90a$(comma)code=sm_90a,$(CUDA_GENCODE))
@@ -26,6 +24,27 @@ NVCCFLAGS = -std=c++17 -O3 -t 2 -Iinclude -Isrc --Werror all-warnings \
 
 $(B)/%.cu.o: %.cu $(B)/build.flags
 	@mkdir -p $(@D)
-	$(NVCC) $(NVCCFLAGS) $(call gencode_of,$<) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+	$(say) NVCC $<
+	$(Q)$(NVCC) $(NVCCFLAGS) $(call gencode_of,$<) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
 
 -include $(CUDA_CU_OBJ:.o=.d)
+
+# Tests: check_* run on a GPU and skip without one (check_x_sm90: without a Hopper one); test_* are
+# cmocka programs that need none.
+CUDA_TESTS := $(patsubst %.c,$(B)/%,$(wildcard tests/cuda/check_*.c tests/cuda/test_*.c)) \
+              $(patsubst %.cu,$(B)/%,$(wildcard tests/cuda/check_*.cu))
+$(B)/tests/cuda/%: $(B)/tests/cuda/%.o $(TEST_DEPS)
+	$(say) LINK $@
+	$(TEST_LINK)
+$(B)/tests/cuda/%: $(B)/tests/cuda/%.cu.o $(TEST_DEPS)
+	$(say) LINK $@
+	$(TEST_LINK)
+
+cuda-tests: $(CUDA_TESTS)
+cuda-check: $(CUDA_TESTS)
+	@JOBS=1 tests/run.sh check-cuda $(CUDA_TESTS)
+gpu-check: build/pi0 $(CUDA_TESTS) ## every check that needs a GPU: golden cases, kernels, sanitizers
+	@JOBS=1 tests/run.sh check-cuda $(CUDA_TESTS); rc=$$?; tests/gpu.sh && exit $$rc
+gpu-bench: build/pi0 ## the named workloads on a GPU, rows appended to bench/results/
+	@bench/gpu.sh
+.PHONY: cuda-tests cuda-check gpu-check gpu-bench
