@@ -271,6 +271,11 @@ static const struct {
     void (*fill)(struct cpu_ops *o);
 } overrides[] = {
     { 0, fill_scalar },
+#if defined(__x86_64__)
+    { PI0_ISA_AVX2, cpu_linear_avx2 },
+    { PI0_ISA_AVX512, cpu_linear_avx512 },
+    { PI0_ISA_AVX512_BF16, cpu_linear_avx512bf16 },
+#endif
 };
 
 void cpu_ops_fill(struct cpu_ops *o, uint32_t isa)

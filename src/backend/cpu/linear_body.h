@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * linear_body: how a product is cut into blocks, and what becomes of the sums (struct linear_args),
+ * for every vector instruction set; included by linear_<isa>.c, which brings the innermost product.
+ *
+ *            K block                 N group: LINEAR_GROUP panels
+ *          ┌────────┐              ┌──┬──┬──┬──┐
+ *   x      │ rows   │ L1      w    │  │  │  │  │ K block: stays in L2 while all rows of x pass by;
+ *          ├────────┤              └──┴──┴──┴──┘ the next group's is fetched meanwhile, a slice
+ *          │  …     │                            with every call of the innermost product
+ *
+ *   sums [row block][panel][rows][16] f32 stay in `scratch` between K blocks, and are turned into y
+ *   by the epilogue after the last one.
+ *
+ * Few rows (one block): K is not cut, and the weights stream through once. */
+#ifndef PI0_BACKEND_CPU_LINEAR_BODY_H
+#define PI0_BACKEND_CPU_LINEAR_BODY_H
+
+#include "backend/cpu/micro.h"
+
+#define LINEAR_GROUP 8                     /* panels: 8 · 16 columns · 1024 · 2 bytes = 256 KB */
+#define LINEAR_SCRATCH ((size_t)512 << 10) /* cpu_scratch_bytes() */
+#define LINEAR_AHEAD_L2 1024               /* bytes: L2 → L1, while other rows use the block */
+#define LINEAR_AHEAD_DRAM 4096             /* bytes: memory → L1 */
+
+/* One kind of product of one instruction set. */
+struct linear_kernel {
+    const micro_fn (*micro)[3]; /* [rows][panels or, in AVX2, 2] */
+    int rows, panels;           /* of one call of micro */
+    int k_block;                /* multiple of 32 */
+    int k_step;                 /* k's in a step of micro: 1 or 2 */
+    int x_bytes;                /* of an element of x as micro wants it: 2 (bf16) or 4 (f32) */
+    int widen;                  /* x is bf16 and micro wants f32 */
+    void (*set_rows)(int rows); /* before the calls of a row block, where micro needs it; or NULL */
+};
+
+/* Block of a product: everything the loops below share. */
+struct linear_block {
+    const struct linear_kernel *kern;
+    const struct linear_args *a;
+    int panel, n_panels; /* group */
+    int k, n_k;
+    int first_row, n_rows;     /* rows of this pass, in blocks of kern->rows */
+    const unsigned char *next; /* the group and K block after this one, or NULL */
+    float *acc;
+    float *wide; /* [kern->rows][n_k + CPU_PANEL] where x is widened */
+};
+
+VEC_INLINE size_t linear_w_bytes(const struct packed *w)
+{
+    return CPU_PANEL * dtype_bytes(w->dtype);
+}
+
+/* ---------------------------------------------------------------- epilogue */
+
+VEC_INLINE void linear_put(const struct linear_args *a, long at, vf z)
+{
+    if (a->y_dtype == DT_BF16)
+        vf_store_bf16((uint16_t *)a->y + at, z);
+    else
+        vf_store((float *)a->y + at, z);
+}
+
+/* One vector of sums of `panel`, lanes from `lane` on; `up` of the panel beside it (EPI_GEGLU). */
+VEC_INLINE void linear_finish(const struct linear_args *a, int row, int panel, int lane, vf z,
+                              vf up)
+{
+    int col = panel * CPU_PANEL + lane;
+    long y = (long)row * a->y_stride + col;
+    const float *bias = a->w->bias;
+    if (bias)
+        z = vf_add(z, vf_load(bias + col));
+    switch (a->epilogue) {
+    case EPI_STORE: linear_put(a, y, z); break;
+    case EPI_ADD: {
+        float *to = (float *)a->y + y;
+        vf_store(to,
+                 a->gate ? vf_fma(vf_load(a->gate + col), z, vf_load(to)) : vf_add(vf_load(to), z));
+        break;
+    }
+    case EPI_GELU: linear_put(a, y, vf_gelu(z)); break;
+    case EPI_SILU: linear_put(a, y, vf_silu(z)); break;
+    case EPI_GEGLU:
+        if (bias)
+            up = vf_add(up, vf_load(bias + col + CPU_PANEL));
+        y -= panel / 2 * CPU_PANEL;
+        linear_put(a, y, vf_mul(vf_gelu(z), up));
+        break;
+    }
+}
+
+static void linear_epilogue(const struct linear_block *b, int row, int rows, const float *acc)
+{
+    int pair = b->a->epilogue == EPI_GEGLU;
+    long panel_floats = (long)b->kern->rows * CPU_PANEL;
+    for (int p = 0; p < b->n_panels; p += 1 + pair, acc += (1 + pair) * panel_floats)
+        for (int r = 0; r < rows; r++)
+            for (int lane = 0; lane < CPU_PANEL; lane += VEC_LANES) {
+                const float *z = acc + r * CPU_PANEL + lane;
+                linear_finish(b->a, row + r, b->panel + p, lane, vf_load(z),
+                              vf_load(z + (pair ? panel_floats : 0)));
+            }
+}
+
+/* ---------------------------------------------------------------- blocks */
+
+/* x of a row block as f32. */
+static void linear_widen(const struct linear_block *b, int row, int rows)
+{
+    for (int r = 0; r < rows; r++) {
+        const uint16_t *x = (const uint16_t *)b->a->x + (long)(row + r) * b->a->x_stride + b->k;
+        float *to = b->wide + (long)r * (b->n_k + CPU_PANEL);
+        for (int k = 0; k < b->n_k; k += VEC_LANES)
+            vf_store(to + k, vf_load_bf16(x + k));
+    }
+}
+
+/* Slice `i` of `n` of the panels [p, p + count) of the next block. */
+VEC_INLINE void linear_fetch(const struct linear_block *b, int p, int count, int i, int n)
+{
+    size_t k_bytes = linear_w_bytes(b->a->w), lines = k_bytes * (size_t)b->n_k / 64;
+    size_t from = lines * (size_t)i / (size_t)n, to = lines * (size_t)(i + 1) / (size_t)n;
+    for (int c = 0; c < count; c++) {
+        const unsigned char *w = b->next + (size_t)(p + c) * k_bytes * (size_t)b->a->w->k_pad;
+        for (size_t line = from; line < to; line++)
+            _mm_prefetch((const char *)w + line * 64, _MM_HINT_T1);
+    }
+}
+
+/* All panels of the group, one K block, one row block. */
+static void linear_rows(const struct linear_block *b, int row, int rows, float *acc)
+{
+    const struct linear_kernel *kern = b->kern;
+    const struct packed *w = b->a->w;
+    size_t k_bytes = linear_w_bytes(w), panel_bytes = k_bytes * (size_t)w->k_pad;
+    int few = b->n_rows <= kern->rows, block = (row - b->first_row) / kern->rows;
+    int n_blocks = (b->n_rows + kern->rows - 1) / kern->rows;
+    struct micro m = { .w_step = (long)k_bytes * kern->k_step,
+                       .n = b->n_k / kern->k_step,
+                       .keep = b->k > 0,
+                       .ahead = few ? LINEAR_AHEAD_DRAM : LINEAR_AHEAD_L2 };
+    if (kern->widen) {
+        linear_widen(b, row, rows);
+        m.x = (const unsigned char *)b->wide;
+        m.x_stride = (long)(b->n_k + CPU_PANEL) * 4;
+    } else {
+        m.x_stride = (long)b->a->x_stride * kern->x_bytes;
+        m.x = (const unsigned char *)b->a->x + row * m.x_stride + (long)b->k * kern->x_bytes;
+    }
+    if (kern->set_rows)
+        kern->set_rows(rows);
+    for (int p = 0; p < b->n_panels; p += kern->panels) {
+        int count = b->n_panels - p < kern->panels ? b->n_panels - p : kern->panels;
+        size_t half = kern->panels == 2 ? panel_bytes : 32; /* AVX2: the halves of one panel */
+        m.w[0] = (const unsigned char *)w->w + (size_t)(b->panel + p) * panel_bytes +
+                 (size_t)b->k * k_bytes;
+        m.w[1] = count == 2 || kern->panels == 1 ? m.w[0] + half : m.w[0];
+        m.acc[0] = acc + (long)p * kern->rows * CPU_PANEL;
+        m.acc[1] = m.acc[0] + (kern->panels == 2 ? (long)kern->rows * CPU_PANEL : CPU_PANEL / 2);
+        if (b->next && !few)
+            linear_fetch(b, p, count, block, n_blocks);
+        kern->micro[rows][kern->panels == 1 ? 2 : count](&m);
+    }
+}
+
+/* One group and one K block, all rows of the pass; the epilogue where the sums are complete. */
+static void linear_columns(const struct linear_block *b)
+{
+    int last = b->k + b->n_k == b->a->w->k_pad, whole = b->n_k == b->a->w->k_pad;
+    float *acc = b->acc;
+    for (int r = 0; r < b->n_rows; r += b->kern->rows) {
+        int row = b->first_row + r;
+        int rows = b->n_rows - r < b->kern->rows ? b->n_rows - r : b->kern->rows;
+        linear_rows(b, row, rows, acc);
+        if (last)
+            linear_epilogue(b, row, rows, acc);
+        if (!whole)
+            acc += (long)b->kern->rows * CPU_PANEL * LINEAR_GROUP;
+    }
+}
+
+/* Where the weights of the block after this one start (its K block is as long, or shorter). */
+VEC_INLINE const unsigned char *linear_next(const struct linear_block *b, int end)
+{
+    const struct packed *w = b->a->w;
+    size_t k_bytes = linear_w_bytes(w), panel_bytes = k_bytes * (size_t)w->k_pad;
+    const unsigned char *at = w->w;
+    if (b->k + 2 * b->n_k <= w->k_pad)
+        return at + (size_t)b->panel * panel_bytes + (size_t)(b->k + b->n_k) * k_bytes;
+    if (b->panel + b->n_panels + LINEAR_GROUP <= end)
+        return at + (size_t)(b->panel + b->n_panels) * panel_bytes;
+    return NULL;
+}
+
+/* Panels [begin, end) of the rows of `a`: passes of as many rows as the sums have room for. */
+static void linear_run(const struct linear_kernel *kern, const struct linear_args *a, int begin,
+                       int end)
+{
+    int k_pad = a->w->k_pad, k_block = a->m <= kern->rows && !kern->widen ? k_pad : kern->k_block;
+    size_t wide_bytes = kern->widen ? (size_t)kern->rows * (size_t)(k_block + CPU_PANEL) * 4 : 0;
+    size_t row_bytes = (size_t)LINEAR_GROUP * CPU_PANEL * sizeof(float);
+    int room = (int)((LINEAR_SCRATCH - wide_bytes) / row_bytes) / kern->rows * kern->rows;
+    int passes = (a->m + room - 1) / room, blocks = (a->m + kern->rows - 1) / kern->rows;
+    int pass_rows = (blocks + passes - 1) / passes * kern->rows;
+    struct linear_block b = { .kern = kern,
+                              .a = a,
+                              .wide = a->scratch,
+                              .acc = (float *)a->scratch + wide_bytes / sizeof(float) };
+    for (b.first_row = 0; b.first_row < a->m; b.first_row += pass_rows) {
+        b.n_rows = a->m - b.first_row < pass_rows ? a->m - b.first_row : pass_rows;
+        for (b.panel = begin; b.panel < end; b.panel += b.n_panels) {
+            b.n_panels = end - b.panel < LINEAR_GROUP ? end - b.panel : LINEAR_GROUP;
+            for (b.k = 0; b.k < k_pad; b.k += b.n_k) {
+                b.n_k = k_pad - b.k < k_block ? k_pad - b.k : k_block;
+                b.next = linear_next(&b, end);
+                linear_columns(&b);
+            }
+        }
+    }
+}
+
+#endif
