@@ -207,29 +207,35 @@ static int measure(struct result *r, const struct session *s, struct inputs *p,
 
 /* ---------------------------------------------------------------- showing */
 
+/* Eight columns: three decimals below 100 ms, one above. */
+static void print_ms(double ms) { printf(" %8.*f", ms < 100 ? 3 : 1, ms); }
+
 static void show_stage(const struct result *r, int k, const struct pi0_stage_work *w)
 {
-    char f[32], fr[32], b[32], br[32];
+    char buf[32];
     double s = r->p50[k] / 1e3, bytes = w->weight_bytes + w->activation_bytes;
-    printf("  %s%-8s %10.3f %10.3f %10.3f %10.3f  %9s %11s  %9s %10s%s\n",
-           k == WHOLE ? ink(BOLD) : "", time_names[k], r->p50[k], r->p95[k], r->p99[k], r->min[k],
-           human(f, w->flops, "FLOP"), human(fr, s > 0 ? w->flops / s : 0, "FLOP/s"),
-           human(b, bytes, "B"), human(br, s > 0 ? bytes / s : 0, "B/s"),
-           k == WHOLE ? ink(PLAIN) : "");
+    printf("  %s%-8s", k == WHOLE ? ink(BOLD) : "", time_names[k]);
+    print_ms(r->p50[k]);
+    print_ms(r->p95[k]);
+    print_ms(r->p99[k]);
+    print_ms(r->min[k]);
+    printf(" %7s", human(buf, w->flops, ""));
+    printf(" %7s", human(buf, s > 0 ? w->flops / s : 0, ""));
+    printf(" %7s", human(buf, bytes, ""));
+    printf(" %7s%s\n", human(buf, s > 0 ? bytes / s : 0, ""), k == WHOLE ? ink(PLAIN) : "");
 }
 
 static void show(const struct result *r, const struct session *s)
 {
     const struct pi0_engine_info *e = &s->engine_info;
     struct pi0_stage_work whole = { .name = "whole" };
-    printf("%s%s%s · batch %d · %d steps · horizon %d · %d prefix tokens · %s · %s · %s\n"
-           "%s on %s · %d thread%s · %d calls\n",
+    printf("%s%s%s · batch %d · %d steps · horizon %d · %d prefix tokens, masked cameras %s\n"
+           "%s on %s · %s · %s · %d thread%s · %d calls\n",
            ink(BOLD), r->w->name, ink(PLAIN), r->batch, r->steps, e->action_horizon, r->n_prefix,
-           r->w->masked == PI0_MASKED_COMPUTE ? "masked camera computed" : "masked cameras skipped",
-           precision_name(e->precision), e->isa, e->backend, e->device, e->n_threads,
-           e->n_threads == 1 ? "" : "s", r->n);
-    printf("  %s%-8s %10s %10s %10s %10s  %9s %11s  %9s %10s%s\n", ink(DIM), "ms", "p50", "p95",
-           "p99", "min", "work", "rate", "bytes", "rate", ink(PLAIN));
+           r->w->masked == PI0_MASKED_COMPUTE ? "computed" : "skipped", e->backend, e->device,
+           e->isa, precision_name(e->precision), e->n_threads, e->n_threads == 1 ? "" : "s", r->n);
+    printf("  %s%-8s %8s %8s %8s %8s %7s %7s %7s %7s%s\n", ink(DIM), "ms", "p50", "p95", "p99",
+           "min", "FLOP", "FLOP/s", "B", "B/s", ink(PLAIN));
     for (int k = VISION; k < N_TIMES; k++) {
         const struct pi0_stage_work *w = &r->work[k - VISION];
         show_stage(r, k, w);

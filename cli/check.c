@@ -103,17 +103,16 @@ static void show(const struct target *t, const struct session *s,
                  const struct pi0_check_stage *stages, int n, bool pass)
 {
     const struct pi0_engine_info *e = &s->engine_info;
-    bool narrow = !term_is_tty() ? false : term_width() < 80;
     printf("%s%s%s on %s (%s, %s, %s, %d thread%s), %d steps\n\n", ink(BOLD), t->name, ink(PLAIN),
            e->backend, e->device, e->isa, precision_name(e->precision), e->n_threads,
            e->n_threads == 1 ? "" : "s", t->n_steps);
-    printf("%s%-20s %10s %10s %12s %10s %10s%s\n", ink(BOLD), "stage", "values", "rel L2", "cosine",
-           "max error", narrow ? "bound" : "tolerance", ink(PLAIN));
+    printf("%s%-20s %8s %9s %12s %9s %9s%s\n", ink(BOLD), "stage", "values", "rel L2", "cosine",
+           "max error", "tolerance", ink(PLAIN));
     for (int i = 0; i < n; i++) {
         const struct pi0_check_stage *g = &stages[i];
         char bound[24];
         snprintf(bound, sizeof bound, g->tolerance > 0 ? "%.1e" : "-", g->tolerance);
-        printf("%-20s %10zu %10.2e %12.9f %10.2e %10s  %s%s%s\n", g->name, g->n_values, g->rel_l2,
+        printf("%-20s %8zu %9.2e %12.9f %9.2e %9s  %s%s%s\n", g->name, g->n_values, g->rel_l2,
                g->cosine, g->max_abs, bound,
                ink(!g->pass           ? RED
                    : g->tolerance > 0 ? GREEN

@@ -131,17 +131,17 @@ static void show_engine(const struct session *s, const struct pi0_model_info *m,
            ink(BOLD), ink(PLAIN), a->n_batches ? a->batches[0] : 1,
            a->n_batches && a->batches[0] > 1 ? "s" : "", e->action_horizon,
            a->steps ? a->steps : 10, ink(DIM), ink(PLAIN));
-    printf("  %-14s %7s %6s %6s  %-8s %6s %10s %12s %12s\n", "workload", "cameras", "prompt",
-           "prefix", "stage", "rows", "FLOP", "weights", "activations");
+    printf("  %-13s %4s %6s %6s  %-7s %5s %7s %8s %8s\n", "workload", "cams", "prompt", "prefix",
+           "stage", "rows", "FLOP", "weights", "in, out");
     for (int i = 0; i < n_rows; i++) {
         const struct plan_row *r = &rows[i];
         for (int g = 0; g < PI0_N_STAGES; g++) {
             const struct pi0_stage_work *w = &r->work[g];
             if (g == 0)
-                printf("  %-14s %7d %6d %6d", r->name, r->n_cameras, r->n_tokens, r->n_prefix);
+                printf("  %-13s %4d %6d %6d", r->name, r->n_cameras, r->n_tokens, r->n_prefix);
             else
-                printf("  %36s", "");
-            printf("  %-8s %6d %10s %12s %12s\n", w->name, w->n_rows, human(b1, w->flops, ""),
+                printf("  %32s", "");
+            printf("  %-7s %5d %7s %8s %8s\n", w->name, w->n_rows, human(b1, w->flops, ""),
                    human(b2, w->weight_bytes, "B"), human(b3, w->activation_bytes, "B"));
         }
     }
@@ -159,7 +159,7 @@ static void show_engine(const struct session *s, const struct pi0_model_info *m,
         int wide = 0;
         for (const char *p = k.op; *p; p++)
             wide += (*p & 0xC0) == 0x80;
-        printf("  %-*s %-36s %s\n", 30 + wide, k.op, k.kernel, shape);
+        printf("  %-*s %-30s %s\n", 25 + wide, k.op, k.kernel, shape);
     }
 }
 

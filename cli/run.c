@@ -270,18 +270,19 @@ static void show(const struct job *j, const struct args *a)
     int cameras = 0, slots = j->model.dims.n_cameras;
     for (int c = 0; c < slots; c++)
         cameras += j->trace.camera_mask[c] != 0;
-    printf("%s%s%s %s · %s %s, %s, %s, %d thread%s · opened in %.1f s\n", ink(BOLD),
-           variant_name(j->model.dims.variant), ink(PLAIN), a->model ? a->model : "(synthetic)",
-           e->backend, e->device, e->isa, precision_name(e->precision), e->n_threads,
-           e->n_threads == 1 ? "" : "s", e->open_ms / 1e3);
-    printf("robot %s · %d of %d cameras · %d prompt tokens · %zu state values · statistics: %s · "
-           "%d steps · ",
-           j->info.robot, cameras, slots, j->trace.n_tokens, j->state.n,
-           j->info.has_stats ? j->info.normalization : "none", j->steps);
+    printf("%s%s%s %s\n", ink(BOLD), variant_name(j->model.dims.variant), ink(PLAIN),
+           a->model ? a->model : "(synthetic)");
+    printf("%s on %s, %s, %s, %d thread%s, opened in %.1f s\n", e->backend, e->device, e->isa,
+           precision_name(e->precision), e->n_threads, e->n_threads == 1 ? "" : "s",
+           e->open_ms / 1e3);
+    printf("robot %s: %d of %d cameras, %zu state values (%s), %d prompt tokens\n", j->info.robot,
+           cameras, slots, j->state.n, j->info.has_stats ? j->info.normalization : "not normalised",
+           j->trace.n_tokens);
+    printf("%d steps from ", j->steps);
     if (a->noise)
-        printf("noise from %s\n", a->noise);
+        printf("the noise in %s: ", a->noise);
     else
-        printf("seed %llu\n", (unsigned long long)a->seed);
+        printf("the noise of seed %llu: ", (unsigned long long)a->seed);
     printf("%d actions of %d numbers\n\n", j->info.action_horizon, j->info.robot_action_dim);
     print_table(j);
     if (term_is_tty())

@@ -20,9 +20,9 @@ fi
 
 say "1. A small π0 with random weights: $model"
 "$pi0" synth --dims pi0_tiny --seed 1 --force -o "$model" \
-    --set image_size=224 --set vision_width=256 --set vision_depth=6 --set vision_mlp_dim=1024 \
-    --set vlm_width=512 --set vlm_mlp_dim=2048 --set expert_width=256 --set expert_mlp_dim=1024 \
-    --set depth=6 --set heads=8 --set head_dim=64 --set vocab_size=1200 \
+    --set image_size=224 --set vision_width=192 --set vision_depth=4 --set vision_mlp_dim=768 \
+    --set vlm_width=384 --set vlm_mlp_dim=1536 --set expert_width=192 --set expert_mlp_dim=768 \
+    --set depth=4 --set heads=8 --set head_dim=64 --set vocab_size=1200 \
     --set action_dim=32 --set action_horizon=50 --set max_token_len=48
 # What weights do not say: whose cameras, joints and units (docs/model.md).
 echo '{ "preset": "pi0_aloha" }' >"$model/pi0.json"
@@ -57,6 +57,7 @@ cmp "$model/again.npy" "$model/once_more.npy"
 echo "$model/again.npy and $model/once_more.npy (one thread) are equal"
 
 echo
-echo "The weights are random, so the motion means nothing; the pipeline is that of a trained checkpoint:"
-echo "  build/pi0 run --model DIR --preset pi0_aloha --image cam_high=FILE … --state FILE --prompt TEXT"
-echo "What the network is and what it costs: build/pi0 inspect --model $model"
+echo "The weights are random, so the motion means nothing. With a trained checkpoint:"
+echo "  build/pi0 run --model DIR --preset pi0_aloha --image cam_high=FILE …"
+echo "What this network is and what it costs:"
+echo "  build/pi0 inspect --model $model"
