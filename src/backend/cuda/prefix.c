@@ -71,7 +71,7 @@ static pi0_status prefix_attention_sm90(struct cuda_engine *c, int l, const stru
                                k->sample_rows, d->heads, 1.0f / sqrtf((float)d->head_dim),
                                attn90_split(k->sample_rows, d->heads, k->batch, c->dev.n_sm)),
                    err));
-    CU_TRY(attn90_launch(&a, l * cache_rows, 0, c->dev.stream), err);
+    CU_TRY(attn90_launch(&a, l * cache_rows, 1, c->dev.stream), err);
     return PI0_OK;
 }
 
@@ -112,7 +112,7 @@ static pi0_status prefix_gate_up(struct cuda_engine *c, const uint16_t *wgu, con
         TRY(map_status(geglu90_plan(&p, c->encode, h, wgu, b->act, n, F, W,
                                     geglu90_tile_tokens(n, F, c->dev.n_sm)),
                        err));
-        CU_TRY(geglu90_launch(&p, c->dev.n_sm, 0, c->dev.stream), err);
+        CU_TRY(geglu90_launch(&p, c->dev.n_sm, 1, c->dev.stream), err);
         return PI0_OK;
     }
     TRY(cu_matmul(c, CU_GEMM_BF16_BF16, n, 2 * F, W, h, wgu, NULL, b->gu, 1.0f, 0.0f, CU_ACT_NONE,

@@ -2,6 +2,7 @@
  * elementwise: GeGLU, bias + activation (where the GEMM's own epilogue cannot), RoPE with the K/V
  * write. Bound by memory; 16-byte accesses where the shapes allow. */
 #include "backend/cuda/kernels/kernels.h"
+#include "backend/cuda/kernels/launch.cuh"
 #include "backend/cuda/kernels/ptx_sm80.cuh"
 
 /* tanh form; openpi: nn.gelu(approximate=True). */
@@ -116,6 +117,7 @@ __global__ void rope_kernel(struct cu_rope a)
 /* The same, two neighbouring pairs a thread: 8-byte loads, 4-byte stores. E a multiple of 4. */
 __global__ void rope2_kernel(struct cu_rope a)
 {
+    pdl_enter();
     int r = blockIdx.x, E = a.head_dim, half = E / 2, quarter = E / 4;
     struct cu_row row = a.rows[r];
     if (row.cache < 0)
@@ -142,8 +144,7 @@ __global__ void rope2_kernel(struct cu_rope a)
 extern "C" cudaError_t cu_rope(const struct cu_rope *a, cudaStream_t s)
 {
     if (a->head_dim % 4 == 0)
-        rope2_kernel<<<a->n_rows, a->heads ? 256 : 128, 0, s>>>(*a);
-    else
-        rope_kernel<<<a->n_rows, 128, 0, s>>>(*a);
+        return launch_dependent(rope2_kernel, a->n_rows, a->heads ? 256 : 128, s, *a);
+    rope_kernel<<<a->n_rows, 128, 0, s>>>(*a);
     return cudaGetLastError();
 }

@@ -6,6 +6,7 @@
  * One block of 128 threads a row: a row of 2048 is 4 float4 a thread, all loaded before the first
  * use. Rows wider than the registers hold (or not a multiple of 4) take the strided kernels. */
 #include "backend/cuda/kernels/kernels.h"
+#include "backend/cuda/kernels/launch.cuh"
 #include "backend/cuda/kernels/ptx_sm80.cuh"
 
 #define NORM_THREADS 128
@@ -40,6 +41,7 @@ __global__ void __launch_bounds__(NORM_THREADS)
     layernorm_kernel(const float *x, const float *g, const float *b, uint16_t *y, int width)
 {
     __shared__ float buf[2][NORM_THREADS / 32];
+    pdl_enter();
     const float *row = x + (size_t)blockIdx.x * width;
     int n4 = width / 4;
     float4 v[NV];
@@ -76,6 +78,7 @@ __global__ void __launch_bounds__(NORM_THREADS)
     layernorm_any_kernel(const float *x, const float *g, const float *b, uint16_t *y, int width)
 {
     __shared__ float buf[2][NORM_THREADS / 32];
+    pdl_enter();
     const float *row = x + (size_t)blockIdx.x * width;
     float sum = 0.f, var = 0.f;
     for (int i = threadIdx.x; i < width; i += NORM_THREADS)
@@ -94,18 +97,17 @@ extern "C" cudaError_t cu_layernorm(const float *x, const float *g, const float 
 {
     int per = width % 4 ? 99 : (width / 4 + NORM_THREADS - 1) / NORM_THREADS;
     if (per <= 1)
-        layernorm_kernel<1><<<rows, NORM_THREADS, 0, s>>>(x, g, b, y, width);
-    else if (per <= 3)
-        layernorm_kernel<3><<<rows, NORM_THREADS, 0, s>>>(x, g, b, y, width);
-    else
-        layernorm_any_kernel<<<rows, NORM_THREADS, 0, s>>>(x, g, b, y, width);
-    return cudaGetLastError();
+        return launch_dependent(layernorm_kernel<1>, rows, NORM_THREADS, s, x, g, b, y, width);
+    if (per <= 3)
+        return launch_dependent(layernorm_kernel<3>, rows, NORM_THREADS, s, x, g, b, y, width);
+    return launch_dependent(layernorm_any_kernel, rows, NORM_THREADS, s, x, g, b, y, width);
 }
 
 template <int NV>
 __global__ void __launch_bounds__(NORM_THREADS) rmsnorm_kernel(struct cu_rmsnorm a)
 {
     __shared__ float buf[NORM_THREADS / 32];
+    pdl_enter();
     size_t at = (size_t)blockIdx.x * a.width;
     int n4 = a.width / 4;
     float4 v[NV];
@@ -148,6 +150,7 @@ __global__ void __launch_bounds__(NORM_THREADS) rmsnorm_kernel(struct cu_rmsnorm
 __global__ void __launch_bounds__(NORM_THREADS) rmsnorm_any_kernel(struct cu_rmsnorm a)
 {
     __shared__ float buf[NORM_THREADS / 32];
+    pdl_enter();
     size_t at = (size_t)blockIdx.x * a.width;
     float sum = 0.f;
     for (int i = threadIdx.x; i < a.width; i += NORM_THREADS) {
@@ -169,12 +172,10 @@ extern "C" cudaError_t cu_rmsnorm(const struct cu_rmsnorm *a, cudaStream_t s)
 {
     int per = a->width % 4 ? 99 : (a->width / 4 + NORM_THREADS - 1) / NORM_THREADS;
     if (per <= 1)
-        rmsnorm_kernel<1><<<a->rows, NORM_THREADS, 0, s>>>(*a);
-    else if (per <= 2)
-        rmsnorm_kernel<2><<<a->rows, NORM_THREADS, 0, s>>>(*a);
-    else if (per <= 4)
-        rmsnorm_kernel<4><<<a->rows, NORM_THREADS, 0, s>>>(*a);
-    else
-        rmsnorm_any_kernel<<<a->rows, NORM_THREADS, 0, s>>>(*a);
-    return cudaGetLastError();
+        return launch_dependent(rmsnorm_kernel<1>, a->rows, NORM_THREADS, s, *a);
+    if (per <= 2)
+        return launch_dependent(rmsnorm_kernel<2>, a->rows, NORM_THREADS, s, *a);
+    if (per <= 4)
+        return launch_dependent(rmsnorm_kernel<4>, a->rows, NORM_THREADS, s, *a);
+    return launch_dependent(rmsnorm_any_kernel, a->rows, NORM_THREADS, s, *a);
 }
