@@ -286,7 +286,11 @@ static json_t *row(const struct result *r, const struct session *s, const struct
     json_object_set_new(o, "cameras", json_integer(r->n_cameras));
     json_object_set_new(o, "horizon", json_integer(e->action_horizon));
     json_object_set_new(o, "dtype", json_string(precision_name(e->precision)));
-    json_object_set_new(o, "weights", json_string(a->model ? a->model : "synthetic"));
+    if (a->model)
+        json_object_set_new(o, "weights", json_string(a->model));
+    else
+        json_object_set_new(o, "weights",
+                            json_sprintf("synthetic %s", a->synthetic ? a->synthetic : r->w->dims));
     json_object_set_new(o, "flops", json_number(flops, 12));
     json_object_set_new(o, "bytes", json_number(bytes, 12));
     return o;
