@@ -78,7 +78,7 @@ static void carve_kept(struct cuda_engine *c, int record)
     b->v = dev_take(a, cache, sizeof *b->v);
     c->cache_bytes = a->used - before;
     b->actions = dev_take(a, n, sizeof *b->actions);
-    b->rec_x = record ? dev_take(a, steps * n, sizeof *b->rec_x) : NULL;
+    b->rec_x = record ? dev_take(a, (steps + 1) * n, sizeof *b->rec_x) : NULL;
     b->rec_v = record ? dev_take(a, steps * n, sizeof *b->rec_v) : NULL;
     b->workspace = dev_take(a, GEMM_LT_WORKSPACE, 1);
     for (int i = 0; i < c->n_tables; i++) {
@@ -88,6 +88,8 @@ static void carve_kept(struct cuda_engine *c, int record)
         if (d->variant == PI0_VARIANT_PI05) {
             t->cond = dev_take(a, steps * W, sizeof *t->cond);
             t->mod = dev_take(a, steps * (2 * (size_t)d->depth + 1) * 3 * W, sizeof *t->mod);
+            if (c->has_loop)
+                t->shift = dev_take(a, dn90_shift_bytes(&c->loop_shape, p->max_steps), 1);
         }
     }
 }
@@ -141,6 +143,11 @@ static void carve_scratch(struct cuda_engine *c)
     b->sact = dev_take(a, S * Fe, sizeof *b->sact);
     b->part_o = dev_take(a, parts * E, sizeof *b->part_o);
     b->part_ml = dev_take(a, parts * 2, sizeof *b->part_ml);
+    if (c->has_loop) {
+        b->loop_ws = dev_take(a, dn90_workspace_bytes(&c->loop_shape), 1);
+        b->state_ws = dev_take(a, st90_workspace_bytes(), 1);
+        b->state_x = dev_take(a, We, sizeof *b->state_x);
+    }
     a->used = a->peak;
 }
 
@@ -179,6 +186,16 @@ static pi0_status open_sizes(struct cuda_engine *c, struct pi0_error *err)
     c->rows_max = cu_bucket_rows(p->max_batch * p->max_prefix);
     c->mlp_rows = cu_mlp_chunk(c->rows_max);
     c->n_tables = p->max_steps <= 32 ? CU_MAX_TABLES : 1;
+    c->loop_shape = (struct dn90_shape){ .n_layers = d->depth,
+                                         .width = d->expert_width,
+                                         .mlp = d->expert_mlp_dim,
+                                         .heads = d->heads,
+                                         .head_dim = d->head_dim,
+                                         .action_dim = d->action_dim,
+                                         .n_tokens = d->action_horizon,
+                                         .max_keys = p->max_prefix + p->n_state,
+                                         .pi05 = d->variant == PI0_VARIANT_PI05 };
+    c->has_loop = dn90_supported(c->dev.cc, c->dev.n_sm, &c->loop_shape, 1);
     return PI0_OK;
 }
 
@@ -193,8 +210,10 @@ static pi0_status open_host(struct cuda_engine *c, struct pi0_error *err)
     CU_TRY(cudaHostAlloc(&a, in, cudaHostAllocDefault), err);
     c->host_in = a;
     memset(a, 0, in);
-    CU_TRY(cudaHostAlloc(&b, out, cudaHostAllocDefault), err);
+    CU_TRY(cudaHostAlloc(&b, out + sizeof(int32_t), cudaHostAllocDefault), err);
     c->host_out = b;
+    c->host_status = (int32_t *)(void *)((unsigned char *)b + out);
+    *c->host_status = 0;
     c->host_emb =
         malloc(((size_t)p->max_steps * ((size_t)p->dims.expert_width + 1)) * sizeof(float));
     if (!c->host_emb)
@@ -231,6 +250,8 @@ static pi0_status cuda_open(void **self, const pi0_model *m, const struct plan *
     CU_TRY(cu_attn_mma_prepare(p->dims.head_dim, c->dev.smem_limit), err);
     CU_TRY(cu_attn_mma_prepare(p->dims.vision_width / p->dims.vision_heads, c->dev.smem_limit),
            err);
+    if (c->has_loop)
+        CU_TRY(dn90_prepare(&c->loop_shape), err);
     if (c->dev.cc == 90) {
         void *fn = NULL;
         enum cudaDriverEntryPointQueryResult found;
@@ -467,11 +488,13 @@ static pi0_status cuda_denoise(void *self, const struct batch *in, float *action
     k.stage = CU_STAGE_DENOISE;
     k.batch = in->n;
     k.n_steps = in->n_steps;
+    k.loop = c->has_loop && in->n == 1;
     int most = 0;
     for (int b = 0; b < in->n; b++)
         most = in->samples[b].n_rows > most ? in->samples[b].n_rows : most;
-    k.splits = cu_suffix_splits(most + c->plan.n_suffix, d->action_horizon * d->heads, in->n,
-                                c->facts.n_sm);
+    k.splits = k.loop ? 0
+                      : cu_suffix_splits(most + c->plan.n_suffix, d->action_horizon * d->heads,
+                                         in->n, c->facts.n_sm);
     TRY(upload_tables(c, in->n_steps, &k.table, err));
     TRY(stage_run(c, &k, err));
     size_t bytes =
@@ -480,6 +503,9 @@ static pi0_status cuda_denoise(void *self, const struct batch *in, float *action
     CU_TRY(cudaMemcpyAsync(c->host_out, c->b.actions, bytes, cudaMemcpyDeviceToHost, c->dev.stream),
            err);
     CU_TRY(cudaStreamSynchronize(c->dev.stream), err);
+    if (*c->host_status)
+        return pi0_fail(err, PI0_E_DEVICE, "cuda: the denoising loop gave up waiting (%d)",
+                        (int)*c->host_status);
     memcpy(actions, c->host_out, bytes);
     c->last = k;
     return PI0_OK;
@@ -515,7 +541,7 @@ static pi0_status read_suffix_embs(struct cuda_engine *c, int step, int sample, 
 {
     const struct pi0_dims *d = &c->plan.dims;
     size_t W = (size_t)d->expert_width, H = (size_t)d->action_horizon;
-    size_t per = (size_t)c->plan.max_batch * H * (size_t)d->action_dim;
+    size_t per = rec_stride(c, &c->last);
     if (!c->b.rec_x && step > 0)
         return pi0_fail(err, PI0_E_UNSUPPORTED,
                         "tap: suffix embeddings past step 0 need record_steps");
@@ -539,7 +565,7 @@ static pi0_status cuda_read(void *self, enum pi0_tap tap, int index, int sample,
     TRY(device_use(&c->dev, err));
     const struct cu_sample *samples = HOST(c, samples);
     size_t HA = (size_t)d->action_horizon * (size_t)d->action_dim;
-    size_t step = (size_t)index * (size_t)c->plan.max_batch * HA + (size_t)sample * HA;
+    size_t step = (size_t)index * rec_stride(c, &c->last) + (size_t)sample * HA;
     size_t kv = (size_t)samples[sample].kv_row * (size_t)d->head_dim;
     switch (tap) {
     case PI0_TAP_PREFIX_EMBS: {
@@ -619,8 +645,9 @@ static int cuda_kernel(void *self, int i, struct pi0_kernel_choice *out)
     const char *name = i == 2                           ? cu_attn_kernel_name(c->choice.attn_vision)
                        : i == 7                         ? cu_attn_kernel_name(c->choice.attn_prefix)
                        : i == 9 && c->choice.geglu_sm90 ? "geglu_bf16_sm90"
-                       : i == 12                        ? cu_attn_kernel_name(c->choice.attn_suffix)
-                                                        : lt;
+                       : i >= 11 && c->has_loop && c->plan.max_batch == 1 ? "denoise_bf16_sm90"
+                       : i == 12 ? cu_attn_kernel_name(c->choice.attn_suffix)
+                                 : lt;
     snprintf(out->kernel, sizeof out->kernel, "%s", name);
     return 1;
 }

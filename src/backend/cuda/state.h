@@ -16,6 +16,7 @@
 #include "backend/cuda/kernels/attn_sm90.h"
 #include "backend/cuda/kernels/gemm_lt.h"
 #include "backend/cuda/kernels/kernels.h"
+#include "backend/cuda/kernels/state_sm90.h"
 #include "backend/cuda/select.h"
 
 /* Weights on the device. uint16_t: bf16. All [out, in]; q, k, v rows follow each other in wqkv. */
@@ -47,6 +48,7 @@ struct cu_weights {
     void *mod_w;                    /* π0.5: [(2L + 1)·3W, W], bf16 if mod_bf16 else float32 */
     float *mod_b;                   /* [(2L + 1)·3W]: norm1, norm2 of each layer, then final */
     int mod_bf16;
+    float *norms;                   /* π0: [2L + 1, W], norm1, norm2 of each layer, then final */
     float *final_w;                 /* π0: [W] */
     float *out_w, *out_b;           /* [A, W], [A] */
     float *state_w, *state_b;       /* π0: [W, A], [W] */
@@ -55,6 +57,8 @@ struct cu_weights {
     float *suffix_wt;               /* [A, W]: actions → first layer of the suffix MLP (π0) or
                                           suffix embedding (π0.5), input major */
     float *suffix_c;                /* [W]: its bias (π0: without the time's part) */
+    void *loop;                     /* denoise_sm90.h's layout of the expert, or NULL */
+    float *suffix_w;                /* its form of suffix_wt: [W, A] */
     float *rope;                    /* [max_keys, E/2, 2] cos, sin */
 };
 
@@ -67,6 +71,7 @@ struct cu_tables {
     float *c;    /* π0: [steps, W] bias of suffix_in. π0.5: hidden layer of the time MLP */
     float *cond; /* π0.5: [steps, W] */
     float *mod;  /* π0.5: [steps, (2L + 1)·3W] */
+    void *shift; /* π0.5 with the loop: dn90_shift */
 };
 
 /* Device buffers. Sizes are those of the largest bucket. */
@@ -79,11 +84,12 @@ struct cu_buffers {
     struct cu_row *rows;        /* [rows_max] */
     uint8_t *pixels;            /* [images_max, S, S, 3] */
     /* kept across stages */
-    float *features;      /* [images_max·T, W_vlm] */
-    uint16_t *k, *v;      /* K/V cache */
-    float *actions;       /* [B, H, A] */
-    float *rec_x, *rec_v; /* [max_steps, B, H, A] or NULL */
-    void *workspace;      /* gemm_lt */
+    float *features; /* [images_max·T, W_vlm] */
+    uint16_t *k, *v; /* K/V cache */
+    float *actions;  /* [B, H, A] */
+    /* x before and v of each step; x has one more. Steps are rec_stride() apart. NULL: not kept */
+    float *rec_x, *rec_v;
+    void *workspace; /* gemm_lt */
     /* vision */
     uint16_t *patches, *vh, *vqkv, *vo, *vmlp;
     float *vx;
@@ -94,6 +100,9 @@ struct cu_buffers {
     float *sx, *su, *sqkv, *sdelta;
     uint16_t *sh, *sq, *so, *sgu, *sact;
     float *part_o, *part_ml;
+    /* denoise by the loop */
+    void *loop_ws, *state_ws;
+    float *state_x; /* [W] */
 };
 
 enum cu_stage { CU_STAGE_VISION = 0, CU_STAGE_PREFIX, CU_STAGE_DENOISE };
@@ -101,6 +110,7 @@ enum cu_stage { CU_STAGE_VISION = 0, CU_STAGE_PREFIX, CU_STAGE_DENOISE };
 struct cu_key {
     enum cu_stage stage;
     int batch, images, rows, sample_rows, n_steps, table, splits;
+    int loop; /* denoise: by denoise_sm90.h's loop */
 };
 #define CU_MAX_GRAPHS 48
 struct cu_graph {
@@ -120,6 +130,8 @@ struct cuda_engine {
     struct cu_facts facts;
     struct cu_choice choice;
     struct gemm_lt *gemm;
+    int has_loop; /* a batch of one is denoised by one persistent kernel */
+    struct dn90_shape loop_shape;
     tensor_map_encode_fn encode; /* cuTensorMapEncodeTiled; NULL before Hopper */
     struct dev_arena weights_mem, mem;
     struct cu_weights w;
@@ -129,6 +141,7 @@ struct cuda_engine {
     int k_pad, images_max, rows_max, mlp_rows, head_bytes; /* head: inputs before the pixels */
     unsigned char *host_in;                                /* pinned, as b.in */
     float *host_out;                                       /* pinned [B, H, A] */
+    int32_t *host_status;                                  /* pinned: 0, or the loop gave up */
     float *host_emb;                                       /* [max_steps, W] */
     struct cu_graph graphs[CU_MAX_GRAPHS];
     unsigned long tick;
@@ -164,6 +177,13 @@ static inline size_t cache_layer(const struct cuda_engine *c, int layer)
 {
     return (size_t)layer * (size_t)c->plan.max_batch * (size_t)c->plan.max_keys *
            (size_t)c->plan.dims.head_dim;
+}
+
+/* Values between two recorded steps. */
+static inline size_t rec_stride(const struct cuda_engine *c, const struct cu_key *k)
+{
+    return (size_t)(k->loop ? 1 : c->plan.max_batch) * (size_t)c->plan.dims.action_horizon *
+           (size_t)c->plan.dims.action_dim;
 }
 
 #define TRY(call)                 \

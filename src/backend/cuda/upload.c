@@ -24,8 +24,10 @@
 struct upload {
     struct cuda_engine *c;
     struct pi0_error *err;
-    pi0_status st; /* first failure; later pieces are skipped */
-    int measure;   /* 1: pieces are only counted */
+    pi0_status st;           /* first failure; later pieces are skipped */
+    int measure;             /* 1: pieces are only counted */
+    struct dev_arena *arena; /* where the next pieces go */
+    struct dev_arena temp;   /* one expert layer on its way into the loop's layout */
     struct threads *threads;
     unsigned char *pinned; /* SLOTS · SLOT_BYTES; NULL for a synthetic model */
     cudaEvent_t free_at[SLOTS];
@@ -161,7 +163,7 @@ static void put(struct upload *u, const struct tensor *t, const struct place *p)
 
 static float *vec_f32(struct upload *u, const struct tensor *t)
 {
-    float *dst = dev_take(&u->c->weights_mem, t->n, sizeof *dst);
+    float *dst = dev_take(u->arena, t->n, sizeof *dst);
     put(u, t, &(struct place){ dst, 1, 1, (int)t->n, (int)t->n, 1, 1 });
     return dst;
 }
@@ -172,7 +174,7 @@ static void *stack(struct upload *u, const struct tensor *const *t, int n, int t
     size_t total = 0, at = 0, elem = to_f32 ? 4 : 2;
     for (int i = 0; i < n; i++)
         total += t[i]->n;
-    unsigned char *dst = dev_take(&u->c->weights_mem, total, elem);
+    unsigned char *dst = dev_take(u->arena, total, elem);
     for (int i = 0; i < n; i++) {
         int rows = t[i]->rank > 1 ? t[i]->shape[0] : 1, cols = (int)(t[i]->n / (size_t)rows);
         put(u, t[i],
@@ -189,7 +191,7 @@ static uint16_t *gate_up(struct upload *u, const struct tensor *gate, const stru
                          int group)
 {
     int m = gate->shape[0], w = gate->shape[1];
-    uint16_t *dst = dev_take(&u->c->weights_mem, gate->n + up->n, sizeof *dst);
+    uint16_t *dst = dev_take(u->arena, gate->n + up->n, sizeof *dst);
     uint16_t *second = dst ? dst + (size_t)group * (size_t)w : NULL;
     put(u, gate, &(struct place){ dst, 0, m, w, w, group, 2 * group });
     put(u, up, &(struct place){ second, 0, m, w, w, group, 2 * group });
@@ -232,11 +234,79 @@ static void place_vision(struct upload *u)
     c->w.proj_b = vec_f32(u, &w->proj_b);
 }
 
+static void put_vector(struct upload *u, const struct tensor *t, float *dst)
+{
+    put(u, t, &(struct place){ dst, 1, 1, (int)t->n, (int)t->n, 1, 1 });
+}
+
+/* The rows just placed → the loop's layout. */
+static void pack_layer(struct upload *u, int l)
+{
+    struct cuda_engine *c = u->c;
+    struct cu_layer *t = &c->w.expert[l];
+    size_t W = (size_t)c->plan.dims.expert_width, E = (size_t)c->plan.dims.head_dim;
+    size_t Q = (size_t)c->plan.q_dim, group = (size_t)c->choice.glu_group_expert;
+    struct dn90_layer rows = { .q = t->wqkv,
+                               .k = t->wqkv + Q * W,
+                               .v = t->wqkv + (Q + E) * W,
+                               .o = t->wo,
+                               .gate = t->wgu,
+                               .up = t->wgu + group * W,
+                               .down = t->wdown,
+                               .gu_stride = (int64_t)W,
+                               .gu_group = (int)group };
+    cudaError_t e = dn90_pack_layer(&c->loop_shape, c->w.loop, l, &rows, c->dev.stream);
+    if (e != cudaSuccess)
+        u->st = device_fail(u->err, e, "packing the expert");
+}
+
+/* The expert's layers. With the loop each goes into its layout; the rows themselves are kept only
+ * where batches are to be had, which the loop does not take. */
+static void place_expert(struct upload *u)
+{
+    struct cuda_engine *c = u->c;
+    const struct weights *w = &c->model->weights;
+    size_t W = (size_t)c->plan.dims.expert_width;
+    int L = c->plan.dims.depth, pi05 = c->plan.dims.variant == PI0_VARIANT_PI05;
+    int through = c->has_loop && c->plan.max_batch == 1;
+    if (!pi05) {
+        float *n = dev_take(u->arena, (2 * (size_t)L + 1) * W, sizeof *n);
+        c->w.norms = n;
+        c->w.final_w = n ? n + 2 * (size_t)L * W : NULL;
+        put_vector(u, &w->final_w, c->w.final_w);
+    }
+    if (c->has_loop)
+        c->w.loop = dev_take(u->arena, dn90_weights_bytes(&c->loop_shape), 1);
+    for (int l = 0; l < L; l++) {
+        const struct gemma_layer *s = &w->expert[l];
+        struct cu_layer *t = &c->w.expert[l];
+        if (!pi05) {
+            t->n1 = c->w.norms ? c->w.norms + 2 * (size_t)l * W : NULL;
+            t->n2 = c->w.norms ? t->n1 + W : NULL;
+            put_vector(u, &s->norm1_w, t->n1);
+            put_vector(u, &s->norm2_w, t->n2);
+        }
+        if (through) {
+            u->arena = &u->temp;
+            u->temp.used = 0;
+        }
+        t->wqkv = stack(u, (const struct tensor *const[]){ &s->q_w, &s->k_w, &s->v_w }, 3, 0);
+        t->wo = mat(u, &s->o_w);
+        t->wgu = gate_up(u, &s->gate_w, &s->up_w, c->choice.glu_group_expert);
+        t->wdown = mat(u, &s->down_w);
+        u->arena = &c->weights_mem;
+        if (c->has_loop && !u->measure && !u->st)
+            pack_layer(u, l);
+        if (through)
+            t->wqkv = t->wo = t->wgu = t->wdown = NULL;
+    }
+}
+
 static void place_layers(struct upload *u)
 {
     struct cuda_engine *c = u->c;
     const struct weights *w = &c->model->weights;
-    int L = c->plan.dims.depth, pi05 = c->plan.dims.variant == PI0_VARIANT_PI05;
+    int L = c->plan.dims.depth;
     c->w.table = mat(u, &w->table);
     for (int l = 0; l < L; l++) {
         const struct gemma_layer *s = &w->vlm[l];
@@ -251,18 +321,6 @@ static void place_layers(struct upload *u)
         t->wo = mat(u, &s->o_w);
         t->n2 = vec_f32(u, &s->norm2_w);
         t->wgu = gate_up(u, &s->gate_w, &s->up_w, c->choice.glu_group_vlm);
-        t->wdown = mat(u, &s->down_w);
-    }
-    for (int l = 0; l < L; l++) {
-        const struct gemma_layer *s = &w->expert[l];
-        struct cu_layer *t = &c->w.expert[l];
-        if (!pi05) {
-            t->n1 = vec_f32(u, &s->norm1_w);
-            t->n2 = vec_f32(u, &s->norm2_w);
-        }
-        t->wqkv = stack(u, (const struct tensor *const[]){ &s->q_w, &s->k_w, &s->v_w }, 3, 0);
-        t->wo = mat(u, &s->o_w);
-        t->wgu = gate_up(u, &s->gate_w, &s->up_w, c->choice.glu_group_expert);
         t->wdown = mat(u, &s->down_w);
     }
 }
@@ -311,7 +369,6 @@ static void place_heads(struct upload *u)
     if (d->variant == PI0_VARIANT_PI05) {
         place_modulation(u);
     } else {
-        c->w.final_w = vec_f32(u, &w->final_w);
         c->w.state_w = F32(&w->state_w);
         c->w.state_b = vec_f32(u, &w->state_b);
     }
@@ -324,6 +381,8 @@ static void place_heads(struct upload *u)
 #undef F32
     c->w.suffix_wt = dev_take(a, A * W, sizeof(float));
     c->w.suffix_c = dev_take(a, W, sizeof(float));
+    if (c->has_loop)
+        c->w.suffix_w = dev_take(a, A * W, sizeof(float));
     c->w.rope =
         dev_take(a, (size_t)c->plan.max_keys * (size_t)(d->head_dim / 2) * 2, sizeof(float));
 }
@@ -332,6 +391,7 @@ static void place_all(struct upload *u)
 {
     place_vision(u);
     place_layers(u);
+    place_expert(u);
     place_heads(u);
 }
 
@@ -371,6 +431,9 @@ static pi0_status derive_heads(struct upload *u, float *tmp)
         CU_TRY(cudaMemcpyAsync(c->w.suffix_wt, turned, A * W * 4, cudaMemcpyHostToDevice, s),
                u->err);
         CU_TRY(cudaMemcpyAsync(c->w.suffix_c, bias, W * 4, cudaMemcpyHostToDevice, s), u->err);
+        if (c->has_loop)
+            CU_TRY(cudaMemcpyAsync(c->w.suffix_w, raw, A * W * 4, cudaMemcpyHostToDevice, s),
+                   u->err);
         CU_TRY(cudaStreamSynchronize(s), u->err);
         return PI0_OK;
     }
@@ -394,6 +457,13 @@ static pi0_status derive_heads(struct upload *u, float *tmp)
     fold.bias = c->w.time_in_b;
     CU_TRY(cu_linear(&fold, s), u->err);
     CU_TRY(cudaStreamSynchronize(s), u->err);
+    if (!c->has_loop)
+        return PI0_OK;
+    CU_TRY(cudaMemcpy(turned, c->w.suffix_wt, A * W * 4, cudaMemcpyDeviceToHost), u->err);
+    for (size_t a = 0; a < A; a++)
+        for (size_t i = 0; i < W; i++)
+            raw[i * A + a] = turned[a * W + i];
+    CU_TRY(cudaMemcpy(c->w.suffix_w, raw, A * W * 4, cudaMemcpyHostToDevice), u->err);
     return PI0_OK;
 }
 
@@ -402,6 +472,10 @@ static pi0_status derive(struct upload *u)
     struct cuda_engine *c = u->c;
     const struct pi0_dims *d = &c->plan.dims;
     cudaStream_t s = c->dev.stream;
+    if (c->has_loop)
+        CU_TRY(dn90_pack_heads(&c->loop_shape, c->w.loop, c->w.out_w,
+                               c->plan.n_state ? c->w.time_out_w : NULL, s),
+               u->err);
     CU_TRY(cu_patch_table(c->w.patch_table, c->w.pos, c->w.patch_b, c->w.patch_w,
                           c->plan.tokens_per_camera, d->vision_width, c->k_pad, s),
            u->err);
@@ -448,7 +522,7 @@ static void upload_end(struct upload *u)
 
 pi0_status upload_weights(struct cuda_engine *c, struct pi0_error *err)
 {
-    struct upload u = { .c = c, .err = err, .measure = 1 };
+    struct upload u = { .c = c, .err = err, .measure = 1, .arena = &c->weights_mem };
     const struct pi0_dims *d = &c->plan.dims;
     c->w.vision = calloc((size_t)d->vision_depth, sizeof *c->w.vision);
     c->w.vlm = calloc((size_t)d->depth, sizeof *c->w.vlm);
@@ -459,6 +533,8 @@ pi0_status upload_weights(struct cuda_engine *c, struct pi0_error *err)
     c->weight_bytes = u.total;
     TRY(dev_arena_alloc(&c->weights_mem, "weights", err));
     u.measure = 0;
+    if (u.temp.peak)
+        TRY(dev_arena_alloc(&u.temp, "one layer of weights", err));
     u.st = upload_begin(&u);
     if (!u.st)
         place_all(&u);
@@ -468,6 +544,7 @@ pi0_status upload_weights(struct cuda_engine *c, struct pi0_error *err)
         if (geglu90_pack(c->w.vlm[l].wgu, d->vlm_mlp_dim, d->vlm_width, c->dev.stream))
             u.st = device_fail(err, cudaGetLastError(), "packing gate and up");
     upload_end(&u);
+    dev_arena_free(&u.temp);
     if (!u.st) {
         cudaError_t e = cudaGetLastError();
         if (e != cudaSuccess)
@@ -529,6 +606,10 @@ static pi0_status fill_table(struct cuda_engine *c, struct cu_tables *t, int n_s
                              .k = W,
                              .ldy = n };
     CU_TRY(cu_linear(&mod, s), err);
+    if (c->has_loop)
+        CU_TRY(dn90_shift(&c->loop_shape, t->shift, n_steps, c->w.loop, t->mod, c->w.out_w,
+                          c->w.out_b, s),
+               err);
     return PI0_OK;
 }
 
