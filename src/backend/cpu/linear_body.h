@@ -39,9 +39,10 @@ struct linear_block {
     const struct linear_kernel *kern;
     const struct linear_args *a;
     int panel, n_panels; /* group */
-    int k, n_k;
+    int k, n_k, k_block;
     int first_row, n_rows;     /* rows of this pass, in blocks of kern->rows */
-    const unsigned char *next; /* the group and K block after this one, or NULL */
+    const unsigned char *next; /* weights of the group and K block after this one, or NULL */
+    int next_panels, next_k;
     float *acc;
     float *wide; /* [kern->rows][n_k + CPU_PANEL] where x is widened */
 };
@@ -118,10 +119,10 @@ static void linear_widen(const struct linear_block *b, int row, int rows)
 /* Slice `i` of `n` of the panels [p, p + count) of the next block. */
 VEC_INLINE void linear_fetch(const struct linear_block *b, int p, int count, int i, int n)
 {
-    size_t k_bytes = linear_w_bytes(b->a->w), lines = k_bytes * (size_t)b->n_k / 64;
+    size_t k_bytes = linear_w_bytes(b->a->w), lines = k_bytes * (size_t)b->next_k / 64;
     size_t from = lines * (size_t)i / (size_t)n, to = lines * (size_t)(i + 1) / (size_t)n;
-    for (int c = 0; c < count; c++) {
-        const unsigned char *w = b->next + (size_t)(p + c) * k_bytes * (size_t)b->a->w->k_pad;
+    for (int c = p; c < p + count && c < b->next_panels; c++) {
+        const unsigned char *w = b->next + (size_t)c * k_bytes * (size_t)b->a->w->k_pad;
         for (size_t line = from; line < to; line++)
             _mm_prefetch((const char *)w + line * 64, _MM_HINT_T1);
     }
@@ -138,6 +139,7 @@ static void linear_rows(const struct linear_block *b, int row, int rows, float *
     struct micro m = { .w_step = (long)k_bytes * kern->k_step,
                        .n = b->n_k / kern->k_step,
                        .keep = b->k > 0,
+                       .acc_stride = CPU_PANEL,
                        .ahead = few ? LINEAR_AHEAD_DRAM : LINEAR_AHEAD_L2 };
     if (kern->widen) {
         linear_widen(b, row, rows);
@@ -179,24 +181,38 @@ static void linear_columns(const struct linear_block *b)
     }
 }
 
-/* Where the weights of the block after this one start (its K block is as long, or shorter). */
-VEC_INLINE const unsigned char *linear_next(const struct linear_block *b, int end)
+/* Which weights come after this block: the group's next K block, else the next group's first. */
+VEC_INLINE void linear_look_ahead(struct linear_block *b, int end)
 {
     const struct packed *w = b->a->w;
     size_t k_bytes = linear_w_bytes(w), panel_bytes = k_bytes * (size_t)w->k_pad;
-    const unsigned char *at = w->w;
-    if (b->k + 2 * b->n_k <= w->k_pad)
-        return at + (size_t)b->panel * panel_bytes + (size_t)(b->k + b->n_k) * k_bytes;
-    if (b->panel + b->n_panels + LINEAR_GROUP <= end)
-        return at + (size_t)(b->panel + b->n_panels) * panel_bytes;
-    return NULL;
+    int panel = b->panel, k = b->k + b->n_k, block = b->k_block;
+    b->next = NULL;
+    if (k == w->k_pad) {
+        k = 0;
+        panel += b->n_panels;
+    }
+    if (panel >= end)
+        return;
+    b->next = (const unsigned char *)w->w + (size_t)panel * panel_bytes + (size_t)k * k_bytes;
+    b->next_panels = end - panel < LINEAR_GROUP ? end - panel : LINEAR_GROUP;
+    b->next_k = w->k_pad - k < block ? w->k_pad - k : block;
+}
+
+/* K in equal blocks of about kern->k_block; few rows leave it whole. Widened rows must fit their room. */
+VEC_INLINE int linear_k_block(const struct linear_kernel *kern, const struct linear_args *a)
+{
+    int k_pad = a->w->k_pad, blocks = (k_pad + kern->k_block / 2) / kern->k_block;
+    if (a->m <= kern->rows && !kern->widen)
+        blocks = 1;
+    return blocks <= 1 ? k_pad : cpu_round_up((k_pad + blocks - 1) / blocks, CPU_K_GRAIN);
 }
 
 /* Panels [begin, end) of the rows of `a`: passes of as many rows as the sums have room for. */
 static void linear_run(const struct linear_kernel *kern, const struct linear_args *a, int begin,
                        int end)
 {
-    int k_pad = a->w->k_pad, k_block = a->m <= kern->rows && !kern->widen ? k_pad : kern->k_block;
+    int k_pad = a->w->k_pad, k_block = linear_k_block(kern, a);
     size_t wide_bytes = kern->widen ? (size_t)kern->rows * (size_t)(k_block + CPU_PANEL) * 4 : 0;
     size_t row_bytes = (size_t)LINEAR_GROUP * CPU_PANEL * sizeof(float);
     int room = (int)((LINEAR_SCRATCH - wide_bytes) / row_bytes) / kern->rows * kern->rows;
@@ -204,6 +220,7 @@ static void linear_run(const struct linear_kernel *kern, const struct linear_arg
     int pass_rows = (blocks + passes - 1) / passes * kern->rows;
     struct linear_block b = { .kern = kern,
                               .a = a,
+                              .k_block = k_block,
                               .wide = a->scratch,
                               .acc = (float *)a->scratch + wide_bytes / sizeof(float) };
     for (b.first_row = 0; b.first_row < a->m; b.first_row += pass_rows) {
@@ -212,7 +229,7 @@ static void linear_run(const struct linear_kernel *kern, const struct linear_arg
             b.n_panels = end - b.panel < LINEAR_GROUP ? end - b.panel : LINEAR_GROUP;
             for (b.k = 0; b.k < k_pad; b.k += b.n_k) {
                 b.n_k = k_pad - b.k < k_block ? k_pad - b.k : k_block;
-                b.next = linear_next(&b, end);
+                linear_look_ahead(&b, end);
                 linear_columns(&b);
             }
         }

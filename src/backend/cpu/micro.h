@@ -21,11 +21,12 @@ struct micro {
     const unsigned char *x; /* [rows][n steps] */
     long x_stride;          /* bytes from row to row */
     const unsigned char *w[2];
-    long w_step;   /* bytes from step to step */
-    int n;         /* steps: of one k, or of two (bf16 pairs) */
-    int keep;      /* go on from acc; else from zero */
-    float *acc[2]; /* [rows][CPU_PANEL] each */
-    long ahead;    /* w is prefetched so many bytes in front */
+    long w_step;     /* bytes from step to step */
+    int n;           /* steps: of one k, or of two (bf16 pairs) */
+    int keep;        /* go on from acc; else from zero */
+    float *acc[2];   /* [rows], one vector each */
+    long acc_stride; /* floats from row to row */
+    long ahead;      /* w is prefetched so many bytes in front */
 };
 typedef void (*micro_fn)(const struct micro *m);
 
@@ -42,7 +43,7 @@ VEC_INLINE void micro_open(struct micro_sums *s, const struct micro *m, int rows
     VEC_UNROLL
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < nv; i++)
-            s->v[r][i] = m->keep ? vf_load(m->acc[i] + r * CPU_PANEL) : vf_zero();
+            s->v[r][i] = m->keep ? vf_load(m->acc[i] + r * m->acc_stride) : vf_zero();
 }
 
 VEC_INLINE void micro_close(const struct micro_sums *s, const struct micro *m, int rows, int nv)
@@ -50,7 +51,7 @@ VEC_INLINE void micro_close(const struct micro_sums *s, const struct micro *m, i
     VEC_UNROLL
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < nv; i++)
-            vf_store(m->acc[i] + r * CPU_PANEL, s->v[r][i]);
+            vf_store(m->acc[i] + r * m->acc_stride, s->v[r][i]);
 }
 
 /* x_stride is added from a register; a compiler left alone makes twelve pointers and spills them. */

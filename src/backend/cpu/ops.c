@@ -273,7 +273,11 @@ static const struct {
     { 0, fill_scalar },
 #if defined(__x86_64__)
     { PI0_ISA_AVX2, cpu_linear_avx2 },
+    { PI0_ISA_AVX2, cpu_attn_avx2 },
+    { PI0_ISA_AVX2, cpu_norm_avx2 },
     { PI0_ISA_AVX512, cpu_linear_avx512 },
+    { PI0_ISA_AVX512, cpu_attn_avx512 },
+    { PI0_ISA_AVX512, cpu_norm_avx512 },
     { PI0_ISA_AVX512_BF16, cpu_linear_avx512bf16 },
 #endif
 };
