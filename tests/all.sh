@@ -76,7 +76,7 @@ if [ "$CUDA" = 1 ]; then
 else
     skip build-cuda "no nvcc here, the CUDA backend was not compiled"
 fi
-phase build-clang run_make FLAVOUR=clang CUDA=0 "$PWD/build/clang/pi0" tests
+phase build-clang run_make FLAVOUR=clang CUDA=0 build/clang/pi0 tests
 counted check "$logs/check-release.count" run_make "CUDA=$CUDA" check
 if [ "$CUDA" = 1 ]; then
     counted cuda "$logs/check-cuda.count" run_make CUDA=1 cuda-check

@@ -122,7 +122,7 @@ good "bench --append again" "$pi0" bench tiny --n 1 --warmup 0 --append "$work/r
 holds "bench --append appends" [ "$(wc -l <"$work/rows.jsonl")" -eq 3 ]
 
 # On a terminal: plots, colour, a shortened table; NO_COLOR and TERM=dumb are heeded.
-if command -v script >/dev/null; then
+if script -qec true /dev/null >/dev/null 2>&1 </dev/null; then
     terminal() { # ENVIRONMENT…: the command under a terminal of its own, its output to $work/tty
         env "$@" script -qec "$(printf '%q ' "${run[@]}" --horizon 20)" /dev/null >"$work/tty" </dev/null
     }
