@@ -99,7 +99,6 @@ static pi0_status cpu_open(void **self, const pi0_model *m, const struct plan *p
     *self = c;
     c->model = m;
     c->plan = *p;
-    c->precision = cfg->precision;
     c->act = cfg->precision == PI0_PRECISION_BF16 ? DT_BF16 : DT_F32;
     c->progress = cfg->progress;
     c->progress_user = cfg->progress_user;
@@ -255,7 +254,7 @@ static int cpu_kernel(void *self, int i, struct pi0_kernel_choice *out)
         { "vision o", &v->o, c->act, images, 0, 0, NULL },
         { "vision fc1", &v->fc1, c->act, images, 0, 0, NULL },
         { "vision fc2", &v->fc2, c->act, images, 0, 0, NULL },
-        { "vision projector", &c->projector, c->act, images, 0, 0, NULL },
+        { "vision projector", &c->projector, DT_F32, images, 0, 0, NULL },
         { "prefix RMS norm", NULL, DT_F32, p->max_prefix, d->vlm_width, 0, c->ops.rmsnorm.name },
         { "prefix q|k|v", &l->qkv, c->act, p->max_prefix, 0, 0, NULL },
         { "prefix RoPE", NULL, DT_F32, p->max_prefix, p->q_dim + d->head_dim, 0, c->ops.rope.name },
@@ -265,6 +264,7 @@ static int cpu_kernel(void *self, int i, struct pi0_kernel_choice *out)
         { "prefix o", &l->o, c->act, p->max_prefix, 0, 0, NULL },
         { "prefix gate\xC2\xB7up", &l->gate_up, c->act, p->max_prefix, 0, 0, NULL },
         { "prefix down", &l->down, c->act, p->max_prefix, 0, 0, NULL },
+        { "prefix k|v, last layer", &c->vlm[d->depth - 1].qkv, DT_F32, p->max_prefix, 0, 0, NULL },
         { "denoise action in", &c->action_in, DT_F32, h, 0, 0, NULL },
         { "denoise time MLP", &c->time_out, DT_F32, p->n_state ? h : p->max_steps, 0, 0, NULL },
         { "denoise RMS norm", NULL, DT_F32, h, d->expert_width, 0, c->ops.rmsnorm.name },
@@ -275,15 +275,20 @@ static int cpu_kernel(void *self, int i, struct pi0_kernel_choice *out)
         { "denoise down", &e->down, c->act, h, 0, 0, NULL },
         { "denoise action out", &c->action_out, DT_F32, h, 0, 0, NULL },
     };
-    if (i < 0 || (size_t)i >= sizeof list / sizeof *list)
+    const size_t n_list = sizeof list / sizeof *list;
+    size_t at = 0;
+    for (int left = i < 0 ? 0 : i; at < n_list; at++) /* a VLM of one layer has no q, o and MLP */
+        if (!(list[at].w && !list[at].w->w) && left-- == 0)
+            break;
+    if (i < 0 || at == n_list)
         return 0;
-    const struct packed *w = list[i].w;
-    *out = (struct pi0_kernel_choice){ .m = list[i].m,
-                                       .n = w ? w->n : list[i].n,
-                                       .k = w ? w->k : list[i].k };
-    snprintf(out->op, sizeof out->op, "%s", list[i].op);
+    const struct packed *w = list[at].w;
+    *out = (struct pi0_kernel_choice){ .m = list[at].m,
+                                       .n = w ? w->n : list[at].n,
+                                       .k = w ? w->k : list[at].k };
+    snprintf(out->op, sizeof out->op, "%s", list[at].op);
     snprintf(out->kernel, sizeof out->kernel, "%s",
-             w ? linear_name(c, w, list[i].x) : list[i].name);
+             w ? linear_name(c, w, list[at].x) : list[at].name);
     return 1;
 }
 

@@ -48,7 +48,6 @@ struct stage_buffers {
 struct cpu {
     const pi0_model *model;
     struct plan plan;
-    enum pi0_precision precision;
     enum dtype act; /* of what enters the large products: bf16 or f32 */
     struct cpu_ops ops;
     uint32_t isa;
