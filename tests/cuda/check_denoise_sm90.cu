@@ -3,7 +3,7 @@
  * §3, §4, §7, §8 on random full-size weights, and its time. Its own program: it needs a Hopper GPU.
  *   check_denoise_sm90 [check|bench|all|stamps]   last line: N passed, N failed, N skipped
  * Bounds: x after all steps 3e-3 and v of every step 1.5e-2, relative L2: what bf16 activations into
- * f32 sums with an f32 residual give (docs/numerics.md §4, rows B and K, and §5, S9); two runs give
+ * f32 sums with an f32 residual give (docs/numerics.md §2); two runs give
  * the same bits. */
 #include "backend/cuda/kernels/denoise_sm90.cuh"
 
