@@ -6,6 +6,7 @@ FLAVOUR ?= release
 B := build/$(FLAVOUR)
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
+BENCH ?= pi0-532
 BENCH_ARGS ?=
 JOBS ?= $(shell nproc)
 
@@ -205,8 +206,8 @@ demo: ## set up, build, run the main job on the images in assets/
 	@tools/setup.sh build
 	@$(MAKE) --no-print-directory -j$(JOBS) build/pi0
 	@tools/demo.sh
-bench: build/pi0 ## the CPU workloads; BENCH_ARGS adds options
-	build/pi0 bench --backend cpu $(BENCH_ARGS)
+bench: build/pi0 ## BENCH (pi0-532) on the CPU, at full size: 9 GB of memory; BENCH_ARGS adds options
+	build/pi0 bench $(BENCH) --backend cpu $(BENCH_ARGS)
 
 # ---------------------------------------------------------------- lint
 
