@@ -36,8 +36,8 @@ void cu_select(struct cu_choice *out, const struct cu_facts *f, const struct pla
         out->attn_prefix = CU_ATTN_KERNEL_SM90;
 }
 
-/* Padding costs at most one part in 8 past 8 images and nothing up to there. */
-int cu_bucket_images(int n) { return n <= 8 ? n : n <= 64 ? round_up(n, 8) : round_up(n, 16); }
+/* Nothing is padded up to 16 images; past that at most one part in 8. */
+int cu_bucket_images(int n) { return n <= 16 ? n : n <= 64 ? round_up(n, 4) : round_up(n, 8); }
 
 /* 8 rows up to 1024 (under 2 % of the shortest real prefix), then one part in 64. */
 int cu_bucket_rows(int n)

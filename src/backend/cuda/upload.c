@@ -13,6 +13,7 @@
 #include "base/threads.h"
 #include "model/schedule.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +35,10 @@ struct upload {
     int slot;
     size_t slot_used;
     uint64_t done, total;
+    int *first_bad; /* on the device: number of the first tensor that is not finite */
+    int n_sent;
+    int find; /* ≥ 0: nothing is moved, `found` becomes tensor number `find` */
+    const struct tensor *found;
 };
 
 /* Where a tensor goes. Row r of `cols` values lies at (r / group)·stride + r % group, `ld` apart. */
@@ -124,6 +129,7 @@ static pi0_status send_rows(struct upload *u, const struct tensor *t, const stru
 
 static pi0_status send(struct upload *u, const struct tensor *t, const struct place *p)
 {
+    u->n_sent++;
     if (!t->data) {
         struct cu_synth a = { .base = t->synth_base,
                               .a = t->synth_a,
@@ -148,12 +154,25 @@ static pi0_status send(struct upload *u, const struct tensor *t, const struct pl
     for (int64_t r = 0; r < p->rows; r += step)
         TRY(send_rows(u, t, p, r, p->rows - r < step ? p->rows - r : step));
     tensor_release(t);
+    struct cu_scan a = { .src = p->dst,
+                         .is_f32 = p->to_f32,
+                         .cols = p->cols,
+                         .ld = p->ld,
+                         .group = p->group,
+                         .group_stride = p->stride,
+                         .value = u->n_sent - 1,
+                         .rows = p->rows,
+                         .first = u->first_bad };
+    CU_TRY(cu_scan(&a, u->c->dev.stream), u->err);
     return PI0_OK;
 }
 
 static void put(struct upload *u, const struct tensor *t, const struct place *p)
 {
-    if (u->measure)
+    if (u->find >= 0) {
+        if (u->n_sent++ == u->find)
+            u->found = t;
+    } else if (u->measure)
         u->total += t->n * (p->to_f32 ? 4 : 2);
     else if (!u->st)
         u->st = send(u, t, p);
@@ -295,7 +314,7 @@ static void place_expert(struct upload *u)
         t->wgu = gate_up(u, &s->gate_w, &s->up_w, c->choice.glu_group_expert);
         t->wdown = mat(u, &s->down_w);
         u->arena = &c->weights_mem;
-        if (c->has_loop && !u->measure && !u->st)
+        if (c->has_loop && !u->measure && !u->st && u->find < 0)
             pack_layer(u, l);
         if (through)
             t->wqkv = t->wo = t->wgu = t->wdown = NULL;
@@ -493,6 +512,47 @@ static pi0_status derive(struct upload *u)
     return st;
 }
 
+/* ---------------------------------------------------------------- values that are not finite */
+
+struct name_search {
+    const struct tensor *t;
+    const char *name;
+};
+
+static pi0_status match_name(void *user, const struct weight_entry *e, struct pi0_error *err)
+{
+    (void)err;
+    struct name_search *s = user;
+    if (e->field->data == s->t->data)
+        s->name = e->name;
+    return PI0_OK;
+}
+
+/* The tensor that first_bad names: the pieces are placed once more, without moving anything. */
+static pi0_status check_finite(struct upload *u)
+{
+    int bad;
+    struct cuda_engine *c = u->c;
+    cudaStream_t s = c->dev.stream;
+    CU_TRY(cudaMemcpyAsync(&bad, u->first_bad, sizeof bad, cudaMemcpyDeviceToHost, s), u->err);
+    CU_TRY(cudaStreamSynchronize(s), u->err);
+    if (bad == INT_MAX)
+        return PI0_OK;
+    size_t used = c->weights_mem.used;
+    u->find = bad;
+    u->n_sent = 0;
+    c->weights_mem.used = 0;
+    place_all(u);
+    c->weights_mem.used = used;
+    struct name_search n = { .t = u->found, .name = "a weight" };
+    struct weights table = c->model->weights; /* a copy: the walk may write to its table */
+    if (n.t)
+        (void)weights_walk(&table, &c->model->config.dims, match_name, &n, NULL);
+    return pi0_fail(u->err, PI0_E_MODEL,
+                    "%s: holds NaN, infinity or a value out of range, expected finite numbers",
+                    n.name);
+}
+
 /* ---------------------------------------------------------------- open */
 
 static pi0_status upload_begin(struct upload *u)
@@ -506,6 +566,9 @@ static pi0_status upload_begin(struct upload *u)
     u->pinned = p;
     for (int i = 0; i < SLOTS; i++)
         CU_TRY(cudaEventCreateWithFlags(&u->free_at[i], cudaEventDisableTiming), u->err);
+    int none = INT_MAX;
+    u->first_bad = u->c->b.workspace;
+    CU_TRY(cudaMemcpy(u->first_bad, &none, sizeof none, cudaMemcpyHostToDevice), u->err);
     return PI0_OK;
 }
 
@@ -522,7 +585,7 @@ static void upload_end(struct upload *u)
 
 pi0_status upload_weights(struct cuda_engine *c, struct pi0_error *err)
 {
-    struct upload u = { .c = c, .err = err, .measure = 1, .arena = &c->weights_mem };
+    struct upload u = { .c = c, .err = err, .measure = 1, .arena = &c->weights_mem, .find = -1 };
     const struct pi0_dims *d = &c->plan.dims;
     c->w.vision = calloc((size_t)d->vision_depth, sizeof *c->w.vision);
     c->w.vlm = calloc((size_t)d->depth, sizeof *c->w.vlm);
@@ -538,6 +601,8 @@ pi0_status upload_weights(struct cuda_engine *c, struct pi0_error *err)
     u.st = upload_begin(&u);
     if (!u.st)
         place_all(&u);
+    if (!u.st && u.first_bad)
+        u.st = check_finite(&u);
     if (!u.st)
         u.st = derive(&u);
     for (int l = 0; !u.st && c->choice.geglu_sm90 && l < d->depth - 1; l++)

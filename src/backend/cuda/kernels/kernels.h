@@ -174,7 +174,7 @@ struct cu_gemm {
     int pick;          /* which of cuBLASLt's candidates, best guess first (select.c) */
 };
 
-/* ---- synth.cu ---- */
+/* ---- weights.cu ---- */
 /* Values of a synthetic tensor (model/synth.h), first … first + n of its flat order, to rows of
  * `cols` values each at distance ld: dst[(i / cols) · ld + i % cols]. */
 struct cu_synth {
@@ -188,6 +188,14 @@ struct cu_synth {
     void *dst;
 };
 cudaError_t cu_synth(const struct cu_synth *a, cudaStream_t s);
+/* *first = min(*first, value) if any of these values is NaN or infinite. Places as in cu_synth. */
+struct cu_scan {
+    const void *src; /* float32 or bf16 */
+    int is_f32, cols, ld, group, group_stride, value;
+    int64_t rows;
+    int *first; /* on the device */
+};
+cudaError_t cu_scan(const struct cu_scan *a, cudaStream_t s);
 
 #ifdef __cplusplus
 }

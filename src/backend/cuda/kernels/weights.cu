@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * synth: the values of a synthetic tensor made on the device, bit for bit those of model/synth.c
- * (integer hash, one float32 multiply, one add, one rounding; no fused multiply-add). */
+ * weights: what is done to weights on the device at open. The values of a synthetic tensor, bit for
+ * bit those of model/synth.c (integer hash, one float32 multiply, one add, one rounding; no fused
+ * multiply-add); the search for values that are not finite in those that came from a file. */
 #include "backend/cuda/kernels/kernels.h"
 #include "backend/cuda/kernels/ptx_sm80.cuh"
 
@@ -29,5 +30,27 @@ extern "C" cudaError_t cu_synth(const struct cu_synth *a, cudaStream_t s)
 {
     size_t blocks = ((size_t)a->rows * a->cols + 1023) / 1024;
     synth_kernel<<<(unsigned)(blocks < 16384 ? blocks : 16384), 256, 0, s>>>(*a);
+    return cudaGetLastError();
+}
+
+__global__ void scan_kernel(struct cu_scan a)
+{
+    size_t total = (size_t)a.rows * a.cols, step = (size_t)gridDim.x * blockDim.x;
+    bool bad = false;
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < total; i += step) {
+        size_t r = i / a.cols, c = i % a.cols;
+        size_t at = (r / a.group * a.group_stride + r % a.group) * a.ld + c;
+        uint32_t bits = a.is_f32 ? ((const uint32_t *)a.src)[at]
+                                 : (uint32_t)((const uint16_t *)a.src)[at] << 16;
+        bad = bad || (bits & 0x7F800000u) == 0x7F800000u;
+    }
+    if (bad)
+        atomicMin(a.first, a.value);
+}
+
+extern "C" cudaError_t cu_scan(const struct cu_scan *a, cudaStream_t s)
+{
+    size_t blocks = ((size_t)a->rows * a->cols + 2047) / 2048;
+    scan_kernel<<<(unsigned)(blocks < 8192 ? blocks : 8192), 256, 0, s>>>(*a);
     return cudaGetLastError();
 }

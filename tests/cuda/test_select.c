@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Kernel selection and shape buckets of the CUDA backend: pure functions, no GPU needed. */
+#include "backend/cuda/select.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+static struct plan plan_of(const char *name)
+{
+    struct pi0_engine_config cfg;
+    struct pi0_dims d;
+    struct plan p;
+    struct pi0_error err;
+    pi0_engine_defaults(&cfg);
+    assert_int_equal(pi0_dims_named(&d, name, &err), PI0_OK);
+    assert_int_equal(plan_make(&p, &d, &cfg, &err), PI0_OK);
+    return p;
+}
+
+static void kernels_by_device(void **state)
+{
+    (void)state;
+    struct cu_choice c;
+    struct plan full = plan_of("pi0"), tiny = plan_of("pi0_tiny");
+    cu_select(&c, &(struct cu_facts){ 80, 108, 166912 }, &full);
+    assert_int_equal(c.attn_prefix, CU_ATTN_KERNEL_MMA);
+    assert_int_equal(c.attn_suffix, CU_ATTN_KERNEL_MMA);
+    assert_int_equal(c.geglu_sm90, 0);
+    assert_int_equal(c.glu_group_vlm, 8);
+    cu_select(&c, &(struct cu_facts){ 86, 82, 101376 }, &full); /* 99 KB: 32-key tiles fit */
+    assert_int_equal(c.attn_prefix, CU_ATTN_KERNEL_MMA);
+    cu_select(&c, &(struct cu_facts){ 86, 82, 65536 }, &full);
+    assert_int_equal(c.attn_prefix, CU_ATTN_KERNEL_ANY);
+    cu_select(&c, &(struct cu_facts){ 90, 132, 232448 }, &full);
+    assert_int_equal(c.attn_prefix, CU_ATTN_KERNEL_SM90);
+    assert_int_equal(c.geglu_sm90, 1);
+    cu_select(&c, &(struct cu_facts){ 90, 132, 232448 }, &tiny);
+    assert_int_equal(c.attn_prefix, CU_ATTN_KERNEL_MMA); /* head size 32 */
+    assert_int_equal(c.geglu_sm90, 0);
+    cu_select(&c, &(struct cu_facts){ 120, 170, 101376 }, &full);
+    assert_int_equal(c.attn_prefix, CU_ATTN_KERNEL_MMA);
+}
+
+static void odd_heads_take_the_plain_kernel(void **state)
+{
+    (void)state;
+    struct cu_choice c;
+    struct plan p = plan_of("pi0_tiny");
+    p.dims.head_dim = 16;
+    p.dims.vision_heads = 2; /* 48 */
+    cu_select(&c, &(struct cu_facts){ 90, 132, 232448 }, &p);
+    assert_int_equal(c.attn_vision, CU_ATTN_KERNEL_ANY);
+    assert_int_equal(c.attn_prefix, CU_ATTN_KERNEL_ANY);
+    assert_int_equal(c.attn_suffix, CU_ATTN_KERNEL_ANY);
+}
+
+static void glu_groups(void **state)
+{
+    (void)state;
+    assert_int_equal(cu_glu_group(16384), 8);
+    assert_int_equal(cu_glu_group(200), 8);
+    assert_int_equal(cu_glu_group(20), 20);
+}
+
+/* A bucket holds its count, is its own bucket, and grows with the count. */
+static void buckets_hold(void **state)
+{
+    (void)state;
+    for (int n = 1; n < 3000; n++) {
+        int b = cu_bucket_images(n);
+        assert_in_range(b, n, n + n / 4);
+        assert_int_equal(cu_bucket_images(b), b);
+        assert_true(b <= cu_bucket_images(n + 1));
+    }
+    for (int n = 1; n < 200000; n++) {
+        int b = cu_bucket_rows(n);
+        assert_in_range(b, n, n + (n < 512 ? 7 : n / 63));
+        assert_int_equal(cu_bucket_rows(b), b);
+        assert_true(b <= cu_bucket_rows(n + 1));
+    }
+    for (int n = 1; n < 2000; n++) {
+        int rows = cu_bucket_rows(n);
+        assert_in_range(cu_bucket_sample_rows(n, 1, rows), n, rows);
+        assert_in_range(cu_bucket_sample_rows(n, 3, rows), n, n + 63);
+    }
+}
+
+/* The workloads' prefixes are hardly padded. */
+static void workloads_fit(void **state)
+{
+    (void)state;
+    assert_int_equal(cu_bucket_rows(788), 792);
+    assert_int_equal(cu_bucket_rows(532), 536);
+    assert_int_equal(cu_bucket_rows(799), 800);
+    assert_int_equal(cu_bucket_rows(968), 968);
+    assert_int_equal(cu_bucket_images(3), 3);
+    assert_int_equal(cu_bucket_images(192), 192);
+}
+
+static void splits(void **state)
+{
+    (void)state;
+    assert_int_equal(cu_suffix_splits(543, 80, 1, 132), 9); /* a tile of keys each */
+    assert_int_equal(cu_suffix_splits(840, 400, 64, 132), 1);
+    for (int keys = 1; keys < 6000; keys += 7)
+        for (int batch = 1; batch <= 128; batch *= 2) {
+            int s = cu_suffix_splits(keys, 80, batch, 132);
+            assert_in_range(s, 1, CU_MAX_SPLITS);
+            assert_true(s <= (keys + 63) / 64);
+            assert_true(s == 1 || s * batch * 2 <= 132);
+        }
+}
+
+static void chunks(void **state)
+{
+    (void)state;
+    assert_int_equal(cu_mlp_chunk(800), 800);
+    assert_int_equal(cu_mlp_chunk(1 << 20), 16384);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(kernels_by_device),
+        cmocka_unit_test(odd_heads_take_the_plain_kernel),
+        cmocka_unit_test(glu_groups),
+        cmocka_unit_test(buckets_hold),
+        cmocka_unit_test(workloads_fit),
+        cmocka_unit_test(splits),
+        cmocka_unit_test(chunks),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
