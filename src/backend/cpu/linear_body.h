@@ -31,7 +31,7 @@ struct linear_kernel {
     int k_step;                 /* k's in a step of micro: 1 or 2 */
     int x_bytes;                /* of an element of x as micro wants it: 2 (bf16) or 4 (f32) */
     int widen;                  /* x is bf16 and micro wants f32 */
-    void (*set_rows)(int rows); /* before the calls of a row block, where micro needs it; or NULL */
+    void (*set_rows)(int rows); /* before calls with another count of rows; 0 = no more calls */
 };
 
 /* Block of a product: everything the loops below share. */
@@ -43,6 +43,7 @@ struct linear_block {
     int first_row, n_rows;     /* rows of this pass, in blocks of kern->rows */
     const unsigned char *next; /* weights of the group and K block after this one, or NULL */
     int next_panels, next_k;
+    int rows_set; /* what kern->set_rows was last told */
     float *acc;
     float *wide; /* [kern->rows][n_k + CPU_PANEL] where x is widened */
 };
@@ -129,14 +130,15 @@ VEC_INLINE void linear_fetch(const struct linear_block *b, int p, int count, int
 }
 
 /* All panels of the group, one K block, one row block. */
-static void linear_rows(const struct linear_block *b, int row, int rows, float *acc)
+static void linear_rows(struct linear_block *b, int row, int rows, float *acc)
 {
     const struct linear_kernel *kern = b->kern;
     const struct packed *w = b->a->w;
     size_t k_bytes = linear_w_bytes(w), panel_bytes = k_bytes * (size_t)w->k_pad;
     int few = b->n_rows <= kern->rows, block = (row - b->first_row) / kern->rows;
     int n_blocks = (b->n_rows + kern->rows - 1) / kern->rows;
-    struct micro m = { .w_step = (long)k_bytes * kern->k_step,
+    struct micro m = { .rows = rows,
+                       .w_step = (long)k_bytes * kern->k_step,
                        .n = b->n_k / kern->k_step,
                        .keep = b->k > 0,
                        .acc_stride = CPU_PANEL,
@@ -149,8 +151,9 @@ static void linear_rows(const struct linear_block *b, int row, int rows, float *
         m.x_stride = (long)b->a->x_stride * kern->x_bytes;
         m.x = (const unsigned char *)b->a->x + row * m.x_stride + (long)b->k * kern->x_bytes;
     }
-    if (kern->set_rows)
+    if (kern->set_rows && b->rows_set != rows)
         kern->set_rows(rows);
+    b->rows_set = rows;
     for (int p = 0; p < b->n_panels; p += kern->panels) {
         int count = b->n_panels - p < kern->panels ? b->n_panels - p : kern->panels;
         size_t half = kern->panels == 2 ? panel_bytes : 32; /* AVX2: the halves of one panel */
@@ -166,7 +169,7 @@ static void linear_rows(const struct linear_block *b, int row, int rows, float *
 }
 
 /* One group and one K block, all rows of the pass; the epilogue where the sums are complete. */
-static void linear_columns(const struct linear_block *b)
+static void linear_columns(struct linear_block *b)
 {
     int last = b->k + b->n_k == b->a->w->k_pad, whole = b->n_k == b->a->w->k_pad;
     float *acc = b->acc;
@@ -234,6 +237,8 @@ static void linear_run(const struct linear_kernel *kern, const struct linear_arg
             }
         }
     }
+    if (kern->set_rows)
+        kern->set_rows(0);
 }
 
 #endif

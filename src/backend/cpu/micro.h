@@ -20,6 +20,7 @@
 struct micro {
     const unsigned char *x; /* [rows][n steps] */
     long x_stride;          /* bytes from row to row */
+    int rows;
     const unsigned char *w[2];
     long w_step;     /* bytes from step to step */
     int n;           /* steps: of one k, or of two (bf16 pairs) */

@@ -279,6 +279,7 @@ static const struct {
     { PI0_ISA_AVX512, cpu_attn_avx512 },
     { PI0_ISA_AVX512, cpu_norm_avx512 },
     { PI0_ISA_AVX512_BF16, cpu_linear_avx512bf16 },
+    { PI0_ISA_AMX_BF16, cpu_linear_amx },
 #endif
 };
 
