@@ -56,12 +56,16 @@ MMA(168)
 MMA(200)
 #undef MMA
 
-/* gelu_tanh(g)·u with tanh through its exponential: 0.5(1 + tanh z) = 1 / (1 + exp(-2z)),
- * z = sqrt(2/π)(g + 0.044715 g³). The factor folds -2·sqrt(2/π)·log2(e). */
-static __device__ __forceinline__ float geglu(float g, float u)
+/* gelu_tanh(g)·u of two units, with tanh through its exponential: 0.5(1 + tanh z) = 1 / (1 + exp(-2z)),
+ * z = sqrt(2/π)(g + 0.044715 g³). The factor folds -2·sqrt(2/π)·log2(e). The two share one reciprocal
+ * (the special-function unit is what an epilogue waits for); 2^40 bounds their product: past it the
+ * result is below 1e-12 of g·u. Returns the pair rounded to bf16. */
+static __device__ __forceinline__ uint32_t geglu(float g0, float u0, float g1, float u1)
 {
-    float z = g * (-2.302208198f - 0.102943240f * g * g);
-    return __fdividef(g * u, 1.0f + ex2(z));
+    float e0 = ex2(fminf(g0 * (-2.302208198f - 0.102943240f * g0 * g0), 40.0f));
+    float e1 = ex2(fminf(g1 * (-2.302208198f - 0.102943240f * g1 * g1), 40.0f));
+    float a0 = 1.0f + e0, a1 = 1.0f + e1, r = rcp(a0 * a1);
+    return pack_bf16(g0 * u0 * (r * a1), g1 * u1 * (r * a0));
 }
 
 /* Where CTA `rank` of a cluster works in step t: one row block, neighbouring token tiles. */
@@ -139,15 +143,21 @@ static __device__ __forceinline__ void store(const float (&d)[2][T / 2], __nv_bf
 {
     int lane = threadIdx.x % 32;
     __nv_bfloat16 *p = h + (size_t)(token0 + lane / 4) * f + unit0 + lane % 4 * 4;
+    constexpr int GROUP = 4; /* tokens · 8 whose arithmetic overlaps; more would spill */
 #pragma unroll
-    for (int j = 0; j < T / 8; j++) {
-        uint32_t v[2];
+    for (int j0 = 0; j0 < T / 8; j0 += GROUP) {
+        uint32_t v[GROUP][2];
 #pragma unroll
-        for (int b = 0; b < 2; b++)
-            v[b] = movmatrix(pack_bf16(geglu(d[b][4 * j], d[b][4 * j + 2]),
-                                       geglu(d[b][4 * j + 1], d[b][4 * j + 3])));
-        if (token0 + 8 * j + lane / 4 < m)
-            *(uint2 *)(p + (size_t)(8 * j) * f) = make_uint2(v[0], v[1]);
+        for (int i = 0; i < GROUP && j0 + i < T / 8; i++)
+#pragma unroll
+            for (int b = 0; b < 2; b++) {
+                const float *x = &d[b][4 * (j0 + i)];
+                v[i][b] = geglu(x[0], x[2], x[1], x[3]);
+            }
+#pragma unroll
+        for (int i = 0; i < GROUP && j0 + i < T / 8; i++)
+            store_v2_if(token0 + 8 * (j0 + i) + lane / 4 < m, p + (size_t)(8 * (j0 + i)) * f,
+                        movmatrix(v[i][0]), movmatrix(v[i][1]));
     }
 }
 

@@ -177,6 +177,22 @@ static __device__ __forceinline__ float ex2(float x)
     return y;
 }
 
+static __device__ __forceinline__ float rcp(float x)
+{
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* An 8-byte store under a predicate: no branch between stores, so that they overlap. */
+static __device__ __forceinline__ void store_v2_if(int yes, void *p, uint32_t lo, uint32_t hi)
+{
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %0, 0;\n"
+                 "@p st.global.v2.b32 [%1], {%2, %3};\n}" ::"r"(yes),
+                 "l"(p), "r"(lo), "r"(hi)
+                 : "memory");
+}
+
 #include "wgmma_sm90.inc"
 
 } // namespace wg90
