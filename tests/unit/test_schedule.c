@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Times of the Euler loop and their sinusoidal embedding, against the worked examples of
  * docs/model.md (values of openpi's PyTorch code). */
-#include "model/schedule.h"
+#include "model/model.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -39,6 +39,20 @@ static void ten_direct_steps(void **state)
     schedule_times(10, SCHEDULE_DIRECT, t);
     for (int k = 0; k < 10; k++)
         assert_true(t[k] == want[k]);
+}
+
+/* Whose rounding a model gets. */
+static void form_of_a_model(void **state)
+{
+    (void)state;
+    struct pi0_model m = { .config = { .source = PI0_SOURCE_OPENPI } };
+    assert_int_equal(model_schedule(&m), SCHEDULE_ACCUMULATED);
+    m.config.said.dims.vision_width = 96; /* explicit dimensions: a golden case */
+    assert_int_equal(model_schedule(&m), SCHEDULE_DIRECT);
+    m = (struct pi0_model){ .config = { .source = PI0_SOURCE_LEROBOT } };
+    assert_int_equal(model_schedule(&m), SCHEDULE_DIRECT);
+    m.config.source = PI0_SOURCE_SYNTHETIC;
+    assert_int_equal(model_schedule(&m), SCHEDULE_DIRECT);
 }
 
 /* openpi runs while t >= -dt/2. That is n iterations for every n a call may ask for. */
@@ -107,8 +121,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ten_steps),       cmocka_unit_test(ten_direct_steps),
-        cmocka_unit_test(exactly_n_steps), cmocka_unit_test(worked_example),
-        cmocka_unit_test(unrounded_time),  cmocka_unit_test(full_width),
+        cmocka_unit_test(form_of_a_model), cmocka_unit_test(exactly_n_steps),
+        cmocka_unit_test(worked_example),  cmocka_unit_test(unrounded_time),
+        cmocka_unit_test(full_width),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
