@@ -18,22 +18,9 @@
 
 /* ---------------------------------------------------------------- shared by the stages */
 
-pi0_status cu_matmul(struct cuda_engine *c, enum cu_gemm_type type, int m, int n, int kk,
-                     const void *x, const void *w, const void *bias, void *y, float alpha,
-                     float beta, enum cu_act act, struct pi0_error *err)
+pi0_status cu_matmul(struct cuda_engine *c, struct cu_gemm g, struct pi0_error *err)
 {
-    struct cu_gemm g = { .type = type,
-                         .m = m,
-                         .n = n,
-                         .k = kk,
-                         .x = x,
-                         .w = w,
-                         .bias = bias,
-                         .y = y,
-                         .alpha = alpha,
-                         .beta = beta,
-                         .act = act,
-                         .pick = cu_gemm_pick(&c->facts, (int)type, m, n, kk) };
+    g.pick = cu_gemm_pick(&c->facts, (int)g.type, g.m, g.n, g.k);
     return gemm_lt_run(c->gemm, &g, c->dev.stream, err);
 }
 

@@ -47,8 +47,10 @@ pi0_status suffix_embed(struct cuda_engine *c, const struct cu_key *k, int step,
     CU_TRY(cu_suffix_in(&in, s), err);
     if (is_pi05(c))
         return PI0_OK;
-    TRY(cu_matmul(c, CU_GEMM_F32, rows, W, W, c->b.su, c->w.time_out_w, c->w.time_out_b, c->b.sx,
-                  1.0f, 0.0f, CU_ACT_NONE, err));
+    TRY(cu_matmul(
+        c,
+        cu_bias(cu_f32(cu_product(rows, W, W, c->b.su, c->w.time_out_w, c->b.sx)), c->w.time_out_b),
+        err));
     if (!with_state)
         return PI0_OK;
     struct cu_linear st = { .w = c->w.state_w,
@@ -122,6 +124,13 @@ static pi0_status suffix_attention(struct cuda_engine *c, const struct pass *p, 
     return PI0_OK;
 }
 
+/* Into the residual stream; π0.5: beside it, for its gate comes first. */
+static struct cu_gemm onto_residual(const struct cuda_engine *c, struct cu_gemm g)
+{
+    g.y = is_pi05(c) ? c->b.sdelta : c->b.sx;
+    return is_pi05(c) ? g : cu_add(g);
+}
+
 static pi0_status suffix_layer(struct cuda_engine *c, const struct pass *p, int l,
                                struct pi0_error *err)
 {
@@ -129,19 +138,14 @@ static pi0_status suffix_layer(struct cuda_engine *c, const struct pass *p, int 
     const struct cu_buffers *b = &c->b;
     const struct cu_layer *w = &c->w.expert[l];
     int W = d->expert_width, F = d->expert_mlp_dim, Q = c->plan.q_dim, N = p->rows;
-    float *into = is_pi05(c) ? b->sdelta : b->sx, beta = is_pi05(c) ? 0.0f : 1.0f;
     TRY(suffix_norm(c, p, 2 * l, w->n1, err));
-    TRY(cu_matmul(c, CU_GEMM_BF16_F32, N, Q + 2 * d->head_dim, W, b->sh, w->wqkv, NULL, b->sqkv,
-                  1.0f, 0.0f, CU_ACT_NONE, err));
+    TRY(cu_matmul(c, cu_product(N, Q + 2 * d->head_dim, W, b->sh, w->wqkv, b->sqkv), err));
     TRY(suffix_attention(c, p, l, err));
-    TRY(cu_matmul(c, CU_GEMM_BF16_F32, N, W, Q, b->so, w->wo, NULL, into, 1.0f, beta, CU_ACT_NONE,
-                  err));
+    TRY(cu_matmul(c, onto_residual(c, cu_product(N, W, Q, b->so, w->wo, NULL)), err));
     TRY(suffix_norm(c, p, 2 * l + 1, w->n2, err));
-    TRY(cu_matmul(c, CU_GEMM_BF16_BF16, N, 2 * F, W, b->sh, w->wgu, NULL, b->sgu, 1.0f, 0.0f,
-                  CU_ACT_NONE, err));
+    TRY(cu_matmul(c, cu_bf16(cu_product(N, 2 * F, W, b->sh, w->wgu, b->sgu)), err));
     CU_TRY(cu_geglu(b->sgu, b->sact, N, F, c->choice.glu_group_expert, c->dev.stream), err);
-    return cu_matmul(c, CU_GEMM_BF16_F32, N, W, F, b->sact, w->wdown, NULL, into, 1.0f, beta,
-                     CU_ACT_NONE, err);
+    return cu_matmul(c, onto_residual(c, cu_product(N, W, F, b->sact, w->wdown, NULL)), err);
 }
 
 static pi0_status velocity(struct cuda_engine *c, const struct pass *p, struct pi0_error *err)

@@ -36,8 +36,8 @@ static pi0_status prefix_qkv(struct cuda_engine *c, int l, int heads, int rows,
     const struct pi0_dims *d = &c->plan.dims;
     int W = d->vlm_width, E = d->head_dim;
     TRY(prefix_norm(c, c->w.vlm[l].n1, rows, err));
-    TRY(cu_matmul(c, CU_GEMM_BF16_F32, rows, (heads + 2) * E, W, c->b.h, c->w.vlm[l].wqkv, NULL,
-                  c->b.qkv, 1.0f, 0.0f, CU_ACT_NONE, err));
+    TRY(cu_matmul(c, cu_product(rows, (heads + 2) * E, W, c->b.h, c->w.vlm[l].wqkv, c->b.qkv),
+                  err));
     struct cu_rope r = { .qkv = c->b.qkv,
                          .rows = c->b.rows,
                          .cos_sin = c->w.rope,
@@ -115,8 +115,7 @@ static pi0_status prefix_gate_up(struct cuda_engine *c, const uint16_t *wgu, con
         CU_TRY(geglu90_launch(&p, c->dev.n_sm, 1, c->dev.stream), err);
         return PI0_OK;
     }
-    TRY(cu_matmul(c, CU_GEMM_BF16_BF16, n, 2 * F, W, h, wgu, NULL, b->gu, 1.0f, 0.0f, CU_ACT_NONE,
-                  err));
+    TRY(cu_matmul(c, cu_bf16(cu_product(n, 2 * F, W, h, wgu, b->gu)), err));
     CU_TRY(cu_geglu(b->gu, b->act, n, F, c->choice.glu_group_vlm, c->dev.stream), err);
     return PI0_OK;
 }
@@ -131,8 +130,7 @@ static pi0_status prefix_mlp(struct cuda_engine *c, const struct cu_layer *w, in
         int n = rows - r < c->mlp_rows ? rows - r : c->mlp_rows;
         size_t at = (size_t)r * (size_t)W;
         TRY(prefix_gate_up(c, w->wgu, b->h + at, n, err));
-        TRY(cu_matmul(c, CU_GEMM_BF16_F32, n, W, F, b->act, w->wdown, NULL, b->x + at, 1.0f, 1.0f,
-                      CU_ACT_NONE, err));
+        TRY(cu_matmul(c, cu_add(cu_product(n, W, F, b->act, w->wdown, b->x + at)), err));
     }
     return PI0_OK;
 }
@@ -146,8 +144,7 @@ pi0_status prefix_enqueue(struct cuda_engine *c, const struct cu_key *k, struct 
         const struct cu_layer *w = &c->w.vlm[l];
         TRY(prefix_qkv(c, l, d->heads, rows, err));
         TRY(prefix_attention(c, l, k, err));
-        TRY(cu_matmul(c, CU_GEMM_BF16_F32, rows, W, c->plan.q_dim, c->b.o, w->wo, NULL, c->b.x,
-                      1.0f, 1.0f, CU_ACT_NONE, err));
+        TRY(cu_matmul(c, cu_add(cu_product(rows, W, c->plan.q_dim, c->b.o, w->wo, c->b.x)), err));
         TRY(prefix_norm(c, w->n2, rows, err));
         TRY(prefix_mlp(c, w, rows, err));
     }

@@ -166,10 +166,47 @@ pi0_status prefix_embed(struct cuda_engine *c, int rows, float *x, struct pi0_er
 pi0_status suffix_embed(struct cuda_engine *c, const struct cu_key *k, int step,
                         const float *actions, int with_state, struct pi0_error *err);
 
-/* One product on the engine's stream. */
-pi0_status cu_matmul(struct cuda_engine *c, enum cu_gemm_type type, int m, int n, int kk,
-                     const void *x, const void *w, const void *bias, void *y, float alpha,
-                     float beta, enum cu_act act, struct pi0_error *err);
+/* One product on the engine's stream; the candidate is chosen here. */
+pi0_status cu_matmul(struct cuda_engine *c, struct cu_gemm g, struct pi0_error *err);
+
+/* Products in words: y[m, n] = x·wᵀ from bf16 to float32, and what may be said of one. */
+static inline struct cu_gemm cu_product(int m, int n, int k, const void *x, const void *w, void *y)
+{
+    return (struct cu_gemm){
+        .type = CU_GEMM_BF16_F32, .m = m, .n = n, .k = k, .x = x, .w = w, .y = y, .alpha = 1.0f
+    };
+}
+static inline struct cu_gemm cu_bf16(struct cu_gemm g) /* y and bias bf16 */
+{
+    g.type = CU_GEMM_BF16_BF16;
+    return g;
+}
+static inline struct cu_gemm cu_f32(struct cu_gemm g) /* all of it float32 */
+{
+    g.type = CU_GEMM_F32;
+    return g;
+}
+static inline struct cu_gemm cu_add(struct cu_gemm g) /* y += */
+{
+    g.beta = 1.0f;
+    return g;
+}
+static inline struct cu_gemm cu_bias(struct cu_gemm g, const void *bias)
+{
+    g.bias = bias;
+    return g;
+}
+static inline struct cu_gemm cu_gelu(struct cu_gemm g)
+{
+    g.act = CU_ACT_GELU;
+    return g;
+}
+static inline struct cu_gemm cu_scaled(struct cu_gemm g, float alpha)
+{
+    g.alpha = alpha;
+    return g;
+}
+
 cudaError_t cu_attend(enum cu_attn_kernel k, const struct cu_attn *a, cudaStream_t s);
 
 /* K or V cache of a layer. */

@@ -43,23 +43,24 @@ pi0_status vision_enqueue(struct cuda_engine *c, const struct cu_key *k, struct 
                             .x = b->vx,
                             .width = D };
     CU_TRY(cu_patches(&p, s), err);
-    TRY(cu_matmul(c, CU_GEMM_BF16_F32, M, D, c->k_pad, b->patches, c->w.patch_w, NULL, b->vx,
-                  2.0f / 255.0f, 1.0f, CU_ACT_NONE, err));
+    TRY(cu_matmul(c,
+                  cu_scaled(cu_add(cu_product(M, D, c->k_pad, b->patches, c->w.patch_w, b->vx)),
+                            2.0f / 255.0f),
+                  err));
     for (int l = 0; l < d->vision_depth; l++) {
         const struct cu_vision_layer *w = &c->w.vision[l];
         CU_TRY(cu_layernorm(b->vx, w->ln1_g, w->ln1_b, b->vh, M, D, s), err);
-        TRY(cu_matmul(c, CU_GEMM_BF16_BF16, M, 3 * D, D, b->vh, w->wqkv, w->bqkv, b->vqkv, 1.0f,
-                      0.0f, CU_ACT_NONE, err));
+        TRY(cu_matmul(
+            c, cu_bias(cu_bf16(cu_product(M, 3 * D, D, b->vh, w->wqkv, b->vqkv)), w->bqkv), err));
         TRY(vision_attention(c, k->images, err));
-        TRY(cu_matmul(c, CU_GEMM_BF16_F32, M, D, D, b->vo, w->wo, w->bo, b->vx, 1.0f, 1.0f,
-                      CU_ACT_NONE, err));
+        TRY(cu_matmul(c, cu_bias(cu_add(cu_product(M, D, D, b->vo, w->wo, b->vx)), w->bo), err));
         CU_TRY(cu_layernorm(b->vx, w->ln2_g, w->ln2_b, b->vh, M, D, s), err);
-        TRY(cu_matmul(c, CU_GEMM_BF16_BF16, M, F, D, b->vh, w->w1, w->b1, b->vmlp, 1.0f, 0.0f,
-                      CU_ACT_GELU, err));
-        TRY(cu_matmul(c, CU_GEMM_BF16_F32, M, D, F, b->vmlp, w->w2, w->b2, b->vx, 1.0f, 1.0f,
-                      CU_ACT_NONE, err));
+        TRY(cu_matmul(
+            c, cu_gelu(cu_bias(cu_bf16(cu_product(M, F, D, b->vh, w->w1, b->vmlp)), w->b1)), err));
+        TRY(cu_matmul(c, cu_bias(cu_add(cu_product(M, D, F, b->vmlp, w->w2, b->vx)), w->b2), err));
     }
     CU_TRY(cu_layernorm(b->vx, c->w.post_g, c->w.post_b, b->vh, M, D, s), err);
-    return cu_matmul(c, CU_GEMM_BF16_F32, M, d->vlm_width, D, b->vh, c->w.proj_w, c->w.proj_b,
-                     b->features, 1.0f, 0.0f, CU_ACT_NONE, err);
+    return cu_matmul(
+        c, cu_bias(cu_product(M, d->vlm_width, D, b->vh, c->w.proj_w, b->features), c->w.proj_b),
+        err);
 }
