@@ -2,8 +2,8 @@
  * check_denoise_sm90: the fused denoising loop against a plain float32 evaluation of docs/model.md
  * §3, §4, §7, §8 on random full-size weights, and its time. Its own program: it needs a Hopper GPU.
  *   check_denoise_sm90 [check|bench|all|stamps]   last line: N passed, N failed, N skipped
- * Bounds: x after all steps 3e-3 and v of every step 1.5e-2, relative L2: what bf16 activations into
- * f32 sums with an f32 residual give (docs/numerics.md §2); two runs give
+ * Bounds (docs/numerics.md §5): 1.5 × the error of a plain bf16 evaluation with an f32 residual of the
+ * same model, at least 2e-3 on x and 5e-3 on v, relative L2; x after ten steps ≤ 3e-3; three runs of
  * the same bits. */
 #include "backend/cuda/kernels/denoise_sm90.cuh"
 
@@ -79,7 +79,13 @@ __global__ void ref_linear(const WT *w, const float *x, const float *bias, float
             y[(size_t)m * N + n] = s + (bias ? bias[n] : 0.f);
     }
 }
-__global__ void ref_norm(const float *x, const float *scale, const float *shift, float *y)
+/* with `bf`: the roundings of an ordinary bf16 evaluation with an f32 residual (docs/numerics.md §4,
+ * row B), to know what error the number format itself costs */
+__device__ static inline float rb(float v, int bf)
+{
+    return bf ? __bfloat162float(__float2bfloat16(v)) : v;
+}
+__global__ void ref_norm(const float *x, const float *scale, const float *shift, float *y, int bf)
 {
     __shared__ float red[32];
     const float *r = x + (size_t)blockIdx.x * W;
@@ -96,30 +102,38 @@ __global__ void ref_norm(const float *x, const float *scale, const float *shift,
         s += red[i];
     float k = 1.f / sqrtf(s / W + 1e-6f);
     for (int i = threadIdx.x; i < W; i += blockDim.x)
-        y[(size_t)blockIdx.x * W + i] = r[i] * k * (1.f + scale[i]) + (shift ? shift[i] : 0.f);
+        y[(size_t)blockIdx.x * W + i] =
+            rb(r[i] * k * (1.f + scale[i]) + (shift ? shift[i] : 0.f), bf);
 }
 /* rows of 2560: q heads 0–7, k is head 8 */
-__global__ void ref_rope(float *qkv, int pos0)
+/* token m < T is at pos0 + 1 + m if there is a state token (m = T, at pos0), else at pos0 + m */
+__global__ void ref_rope(float *qkv, int pos0, int T, int n_state, int bf)
 {
     int m = blockIdx.x, h = blockIdx.y, i = threadIdx.x;
-    float f = (float)pow(10000.0, -2.0 * i / 256.0), a = (float)(pos0 + m) * f;
+    float f = (float)pow(10000.0, -2.0 * i / 256.0),
+          a = (float)(pos0 + (m < T ? n_state + m : 0)) * f;
     float c = (float)cos((double)a), s = (float)sin((double)a);
     float *p = qkv + (size_t)m * 2560 + h * 256 + i, x = p[0], y = p[128];
-    p[0] = x * c - y * s, p[128] = y * c + x * s;
+    if (h == 9) { /* v */
+        p[0] = rb(x, bf), p[128] = rb(y, bf);
+        return;
+    }
+    p[0] = rb(x * c - y * s, bf), p[128] = rb(y * c + x * s, bf);
 }
-/* block: (token, head). Keys: cache rows outside the hole, then the suffix's own. */
+/* block: (token, head). Keys: cache rows, then the suffix's own;
+ * token T (the state) sees of these only itself. */
 __global__ void ref_attn(const float *qkv, const uint16_t *k, const uint16_t *v, float *o,
-                         int n_valid, int n_rows, int n_state, int T)
+                         int n_pre, int T, int N, int bf)
 {
     extern __shared__ float p[];
     __shared__ float red[8], q[256];
-    int m = blockIdx.x, h = blockIdx.y, n_pre = n_rows + n_state, n = n_pre + T, tid = threadIdx.x;
+    int m = blockIdx.x, h = blockIdx.y, n = n_pre + N, tid = threadIdx.x;
     q[tid] = qkv[(size_t)m * 2560 + h * 256 + tid];
     __syncthreads();
     float mx = -1e30f;
     for (int j = tid; j < n; j += 256) {
         float s = -1e30f;
-        if (j < n_valid || j >= n_rows) {
+        if (j < n_pre || m < T || j - n_pre == T) {
             s = 0;
             for (int i = 0; i < 256; i++)
                 s += q[i] * (j < n_pre ? wval<uint16_t>(k[(size_t)j * 256 + i])
@@ -149,10 +163,10 @@ __global__ void ref_attn(const float *qkv, const uint16_t *k, const uint16_t *v,
         l += red[i];
     float a = 0;
     for (int j = 0; j < n; j++)
-        if (j < n_valid || j >= n_rows)
+        if (j < n_pre || m < T || j - n_pre == T)
             a += p[j] * (j < n_pre ? wval<uint16_t>(v[(size_t)j * 256 + tid])
                                    : qkv[(size_t)(j - n_pre) * 2560 + 2304 + tid]);
-    o[(size_t)m * 2048 + h * 256 + tid] = a / l;
+    o[(size_t)m * 2048 + h * 256 + tid] = rb(a / l, bf);
 }
 __global__ void ref_add(float *x, const float *y, const float *gate, int n)
 {
@@ -160,19 +174,19 @@ __global__ void ref_add(float *x, const float *y, const float *gate, int n)
     if (i < n)
         x[i] += y[i] * (gate ? gate[i % W] : 1.f);
 }
-__global__ void ref_geglu(const float *g, const float *u, float *h, int n)
+__global__ void ref_geglu(const float *g, const float *u, float *h, int n, int bf)
 {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) {
         float z = g[i];
-        h[i] = 0.5f * z * (1.f + tanhf(0.7978845608f * (z + 0.044715f * z * z * z))) * u[i];
+        h[i] = rb(0.5f * z * (1.f + tanhf(0.7978845608f * (z + 0.044715f * z * z * z))) * u[i], bf);
     }
 }
-__global__ void ref_silu(float *x, int n)
+__global__ void ref_silu(float *x, int n, int bf)
 {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n)
-        x[i] = x[i] / (1.f + expf(-x[i]));
+        x[i] = rb(x[i] / (1.f + expf(-x[i])), bf);
 }
 __global__ void ref_axpy(float *x, const float *v, float dt, int n)
 {
@@ -182,17 +196,18 @@ __global__ void ref_axpy(float *x, const float *v, float dt, int n)
 }
 
 /* ---- one random model ---- */
-constexpr int L = 18, MAX_T = 56, MAX_STEPS = 10, MAX_ROWS = 1040;
+constexpr int L = 18, MAX_T = 64, MAX_STEPS = 10, MAX_ROWS = 1040;
 constexpr size_t NQ = (size_t)2560 * W, NO = (size_t)W * QD, NF = (size_t)F * W;
 constexpr size_t NL = NQ + NO + 3 * NF;
 struct model {
     uint16_t *raw, *k, *v;
     void *packed;
-    float *gain, *mod, *in_w, *in_b, *mlp_w, *mlp_b, *out_w, *out_b, *x0;
+    float *gain, *mod, *in_w, *in_b, *mlp_w, *mlp_b, *out_w, *out_b, *x0, *state, *state_w,
+        *state_b;
     int32_t *len;
 };
 struct run_case {
-    int pi05, T, n_valid, n_rows, steps;
+    int pi05, T, n_valid, steps; /* n_valid: prefix keys */
 };
 static struct model M;
 static std::vector<float> REF_X2, REF_H, REF_XF; /* of a one-layer, one-step run */
@@ -207,7 +222,8 @@ static void make_model()
     M.in_w = alloc<float>(W * A), M.in_b = alloc<float>(MAX_STEPS * W);
     M.mlp_w = alloc<float>(W * W), M.mlp_b = alloc<float>(W);
     M.out_w = alloc<float>(A * W), M.out_b = alloc<float>(A), M.x0 = alloc<float>(MAX_T * A);
-    M.len = alloc<int32_t>(2);
+    M.state = alloc<float>(A), M.state_w = alloc<float>(W * A), M.state_b = alloc<float>(W);
+    M.len = alloc<int32_t>(1);
     for (int l = 0; l < L; l++) {
         uint16_t *r = M.raw + NL * l;
         fill_b<<<528, 256, 0, S>>>(r, NQ, sqrtf(3.f / W), 100 + l);
@@ -226,6 +242,9 @@ static void make_model()
     fill_f<<<64, 256, 0, S>>>(M.out_w, A * W, sqrtf(3.f / W), 0.f, 9);
     fill_f<<<1, 256, 0, S>>>(M.out_b, A, 0.2f, 0.f, 10);
     fill_f<<<1, 256, 0, S>>>(M.x0, MAX_T * A, 1.732f, 0.f, 11);
+    fill_f<<<1, 256, 0, S>>>(M.state, A, 1.732f, 0.f, 12);
+    fill_f<<<64, 256, 0, S>>>(M.state_w, W * A, sqrtf(3.f / A), 0.f, 13);
+    fill_f<<<1, 256, 0, S>>>(M.state_b, W, 0.2f, 0.f, 14);
     struct dn90_shape s = { L, W, F, H, E, A, 10, 1000, 0 };
     M.packed = alloc<uint8_t>(dn90_weights_bytes(&s));
     for (int l = 0; l < L; l++) {
@@ -253,7 +272,7 @@ static double rel(const float *a, const float *b, size_t n)
     return sqrt(d / s);
 }
 
-static void reference(const struct run_case &c, int nl, std::vector<float> &rx,
+static void reference(const struct run_case &c, int nl, int bf, std::vector<float> &rx,
                       std::vector<float> &rv)
 {
     static float *x, *n, *qkv, *o, *g, *u, *h, *y, *v, *xa;
@@ -263,7 +282,7 @@ static void reference(const struct run_case &c, int nl, std::vector<float> &rx,
         h = alloc<float>(MAX_T * F), y = alloc<float>(MAX_T * W), v = alloc<float>(MAX_T * A);
         xa = alloc<float>(MAX_T * A);
     }
-    const int T = c.T, ns = c.pi05 ? 0 : 1, pos0 = c.n_valid + ns;
+    const int T = c.T, ns = c.pi05 ? 0 : 1, N = T + ns;
     CK(cudaMemcpyAsync(xa, M.x0, T * A * 4, cudaMemcpyDeviceToDevice, S));
     rx.clear(), rv.clear();
     for (int s = 0; s < c.steps; s++) {
@@ -271,36 +290,38 @@ static void reference(const struct run_case &c, int nl, std::vector<float> &rx,
             ref_linear<float><<<W, 256, A * 4, S>>>(M.in_w, xa, M.in_b, x, T, W, A);
         } else {
             ref_linear<float><<<W, 256, A * 4, S>>>(M.in_w, xa, M.in_b + s * W, y, T, W, A);
-            ref_silu<<<(T * W + 255) / 256, 256, 0, S>>>(y, T * W);
+            ref_silu<<<(T * W + 255) / 256, 256, 0, S>>>(y, T * W, bf);
             ref_linear<float><<<W, 256, W * 4, S>>>(M.mlp_w, y, M.mlp_b, x, T, W, W);
+            ref_linear<float>
+                <<<W, 256, A * 4, S>>>(M.state_w, M.state, M.state_b, x + T * W, 1, W, A);
         }
         auto norm = [&](int i, float *dst) {
             const float *m = M.mod + ((size_t)s * (2 * nl + 1) + i) * 3 * W;
-            ref_norm<<<T, 256, 0, S>>>(x, c.pi05 ? m : M.gain + i * W, c.pi05 ? m + W : nullptr,
-                                       dst);
+            ref_norm<<<N, 256, 0, S>>>(x, c.pi05 ? m : M.gain + i * W, c.pi05 ? m + W : nullptr,
+                                       dst, bf);
             return c.pi05 ? m + 2 * W : (const float *)nullptr;
         };
         for (int l = 0; l < nl; l++) {
             const uint16_t *r = M.raw + NL * l, *kk = M.k + (size_t)l * MAX_ROWS * E,
                            *vv = M.v + (size_t)l * MAX_ROWS * E;
             const float *gate = norm(2 * l, n);
-            ref_linear<uint16_t><<<2560, 256, W * 4, S>>>(r, n, nullptr, qkv, T, 2560, W);
-            ref_rope<<<dim3(T, 9), 128, 0, S>>>(qkv, pos0);
-            ref_attn<<<dim3(T, H), 256, (c.n_rows + ns + T) * 4, S>>>(qkv, kk, vv, o, c.n_valid,
-                                                                      c.n_rows, ns, T);
-            ref_linear<uint16_t><<<W, 256, QD * 4, S>>>(r + NQ, o, nullptr, y, T, W, QD);
-            ref_add<<<(T * W + 255) / 256, 256, 0, S>>>(x, y, gate, T * W);
+            ref_linear<uint16_t><<<2560, 256, W * 4, S>>>(r, n, nullptr, qkv, N, 2560, W);
+            ref_rope<<<dim3(N, 10), 128, 0, S>>>(qkv, c.n_valid, T, ns, bf);
+            ref_attn<<<dim3(N, H), 256, (c.n_valid + N) * 4, S>>>(qkv, kk, vv, o, c.n_valid, T, N,
+                                                                  bf);
+            ref_linear<uint16_t><<<W, 256, QD * 4, S>>>(r + NQ, o, nullptr, y, N, W, QD);
+            ref_add<<<(N * W + 255) / 256, 256, 0, S>>>(x, y, gate, N * W);
             if (nl == 1)
                 REF_X2 = (cudaStreamSynchronize(S), fetch(x, T * W));
             gate = norm(2 * l + 1, n);
-            ref_linear<uint16_t><<<F, 256, W * 4, S>>>(r + NQ + NO, n, nullptr, g, T, F, W);
-            ref_linear<uint16_t><<<F, 256, W * 4, S>>>(r + NQ + NO + NF, n, nullptr, u, T, F, W);
-            ref_geglu<<<(T * F + 255) / 256, 256, 0, S>>>(g, u, h, T * F);
+            ref_linear<uint16_t><<<F, 256, W * 4, S>>>(r + NQ + NO, n, nullptr, g, N, F, W);
+            ref_linear<uint16_t><<<F, 256, W * 4, S>>>(r + NQ + NO + NF, n, nullptr, u, N, F, W);
+            ref_geglu<<<(N * F + 255) / 256, 256, 0, S>>>(g, u, h, N * F, bf);
             if (nl == 1)
                 REF_H = (cudaStreamSynchronize(S), fetch(h, T * F));
             ref_linear<uint16_t>
-                <<<W, 256, F * 4, S>>>(r + NQ + NO + 2 * NF, h, nullptr, y, T, W, F);
-            ref_add<<<(T * W + 255) / 256, 256, 0, S>>>(x, y, gate, T * W);
+                <<<W, 256, F * 4, S>>>(r + NQ + NO + 2 * NF, h, nullptr, y, N, W, F);
+            ref_add<<<(N * W + 255) / 256, 256, 0, S>>>(x, y, gate, N * W);
         }
         if (nl == 1)
             REF_XF = (cudaStreamSynchronize(S), fetch(x, T * W));
@@ -321,17 +342,13 @@ struct loop_run {
     cudaGraphExec_t ge;
 };
 
-static void set_len(int n_valid, int n_rows)
-{
-    int32_t h[2] = { n_valid, n_rows };
-    CK(cudaMemcpy(M.len, h, 8, cudaMemcpyHostToDevice));
-}
+static void set_len(int32_t n_valid) { CK(cudaMemcpy(M.len, &n_valid, 4, cudaMemcpyHostToDevice)); }
 
 static void loop_make(struct loop_run *r, const struct run_case &c, int nl, bool record)
 {
     memset(r, 0, sizeof *r);
     struct dn90_args &a = r->a;
-    a.shape = { nl, W, F, H, E, A, c.T, c.n_rows + 1, c.pi05 };
+    a.shape = { nl, W, F, H, E, A, c.T, c.n_valid, c.pi05 };
     if (!dn90_supported(90, 132, &a.shape, 1))
         printf("shape is not supported\n"), exit(1);
     a.n_steps = c.steps;
@@ -344,7 +361,7 @@ static void loop_make(struct loop_run *r, const struct run_case &c, int nl, bool
         a.weights = p;
     }
     a.k = M.k, a.v = M.v, a.layer_stride = (int64_t)MAX_ROWS * E;
-    a.n_valid = M.len, a.n_rows = M.len + 1;
+    a.n_valid = M.len;
     a.norm = c.pi05 ? M.mod : M.gain;
     if (c.pi05) {
         void *sh = alloc<uint8_t>(dn90_shift_bytes(&a.shape, c.steps));
@@ -352,6 +369,7 @@ static void loop_make(struct loop_run *r, const struct run_case &c, int nl, bool
         a.shift = sh;
     }
     a.in_w = M.in_w, a.in_b = M.in_b, a.mlp_out_b = M.mlp_b, a.out_b = M.out_b;
+    a.state = M.state, a.state_w = M.state_w, a.state_b = M.state_b;
     a.x = r->x = alloc<float>(c.T * A);
     if (record) {
         a.rec_v = r->rv = alloc<float>((size_t)c.steps * c.T * A);
@@ -385,9 +403,10 @@ static int passed, failed;
 static bool check(const struct run_case &c, int nl)
 {
     struct loop_run r;
-    std::vector<float> rx, rv;
-    reference(c, nl, rx, rv);
-    set_len(c.n_valid, c.n_rows);
+    std::vector<float> rx, rv, bx, bv;
+    reference(c, nl, 1, bx, bv);
+    reference(c, nl, 0, rx, rv);
+    set_len(c.n_valid);
     loop_make(&r, c, nl, true);
     const size_t n = (size_t)c.T * A;
     std::vector<float> x1;
@@ -402,23 +421,28 @@ static bool check(const struct run_case &c, int nl)
     }
     auto v = fetch(r.rv, n * c.steps), xs = fetch(r.rx, n * c.steps);
     double ex = rel(x1.data(), &rx[n * (c.steps - 1)], n), ev = 0;
+    double ebx = rel(&bx[n * (c.steps - 1)], &rx[n * (c.steps - 1)], n), ebv = 0;
     for (int s = 0; s < c.steps; s++) {
-        double e = rel(&v[n * s], &rv[n * s], n);
+        double e = rel(&v[n * s], &rv[n * s], n), eb = rel(&bv[n * s], &rv[n * s], n);
         if (!(e <= ev))
             ev = e;
+        ebv = std::max(eb, ebv);
     }
     int status;
     CK(cudaMemcpy(&status, dn90_status(&r.a.shape, r.a.workspace), 4, cudaMemcpyDeviceToHost));
     bool rec = !memcmp(&xs[n * (c.steps - 1)], x1.data(), n * 4);
-    bool ok = ex <= 3e-3 && ev <= 1.5e-2 && same && rec && !status;
+    bool ok = ex <= std::max(1.5 * ebx, 2e-3) && ev <= std::max(1.5 * ebv, 5e-3) && same && rec &&
+              !status;
+    ok = ok && (c.steps < 10 || ex <= 3e-3);
     ok ? passed++ : failed++;
     printf(
-        "%s pi%s T=%d keys %d of %d, %d layers, %d steps: x %.2e, v %.2e (step 0 %.2e), %s%s%s\n",
-        ok ? "ok  " : "FAIL", c.pi05 ? "05" : "0", c.T, c.n_valid, c.n_rows, nl, c.steps, ex, ev,
+        "%s pi%s T=%d keys %d, %d layers, %d steps: x %.2e (bf16 itself %.2e), v %.2e (%.2e), step "
+        "0 %.2e, %s%s%s\n",
+        ok ? "ok  " : "FAIL", c.pi05 ? "05" : "0", c.T, c.n_valid, nl, c.steps, ex, ebx, ev, ebv,
         rel(&v[0], &rv[0], n), same ? "same bits" : "RUNS DIFFER", rec ? "" : ", RECORD DIFFERS",
         status ? ", GAVE UP" : "");
     if (nl == 1 && c.steps == 1 && !ok) { /* what is left in the exchange buffers tells the stage */
-        int n8 = n8_of(c.T);
+        int n8 = n8_of(&r.a.shape);
         struct ws w = ws_of(n8, nl);
         auto cmp = [&](const char *name, size_t off, const std::vector<float> &ref, int K,
                        int inst) {
@@ -454,7 +478,7 @@ static bool check(const struct run_case &c, int nl)
 static void bench(const struct run_case &c, const char *name)
 {
     struct loop_run r;
-    set_len(c.n_valid, c.n_rows);
+    set_len(c.n_valid);
     loop_make(&r, c, L, false);
     cudaEvent_t e0, e1;
     CK(cudaEventCreate(&e0));
@@ -485,7 +509,7 @@ static void bench(const struct run_case &c, const char *name)
 static void stamps(const struct run_case &c, const char *name, int layer)
 {
     struct loop_run r;
-    set_len(c.n_valid, c.n_rows);
+    set_len(c.n_valid);
     loop_make(&r, c, L, false);
     cudaGraphExecDestroy(r.ge);
     r.a.prof = alloc<unsigned long long>(CTAS * DN90_STAMPS);
@@ -500,13 +524,13 @@ static void stamps(const struct run_case &c, const char *name, int layer)
     unsigned long long t0 = ~0ull;
     for (int i = 0; i < CTAS; i++)
         t0 = std::min(t0, h[i * DN90_STAMPS]);
-    const char *what[] = { "start",   "x1 seen",  "qkv mma",   "qkv out",  "q seen",
-                           "qk",      "softmax",  "attn out",  "combined", "ob seen",
-                           "o mma",   "o pair",   "o out",     "x2 seen",  "gu out",
-                           "hb seen", "down mma", "down pair", "down out", "qkv sync", "gu mma",
-                           "gu sync", "gu cleared" };
+    const char *what[] = { "start",    "x1 seen",  "qkv mma",  "qkv out", "q seen",    "qk",
+                           "softmax",  "attn out", "combined", "ob seen", "o mma",     "o pair",
+                           "o out",    "x2 seen",  "gu out",   "hb seen", "down mma",  "down pair",
+                           "down out", "qkv sync", "gu mma",   "gu sync", "gu cleared" };
     printf("STAMPS %s layer %d (us: min median max)\n", name, layer);
-    for (int j : { 0, 1, 2, 19, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 20, 21, 22, 14, 15, 16, 17, 18 }) {
+    for (int j :
+         { 0, 1, 2, 19, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 20, 21, 22, 14, 15, 16, 17, 18 }) {
         std::vector<double> t;
         for (int i = 0; i < CTAS; i++)
             t.push_back((double)(h[i * DN90_STAMPS + j] - t0) / 1e3);
@@ -535,38 +559,36 @@ int main(int argc, char **argv)
     const bool all = !strcmp(mode, "all");
     if (all || !strcmp(mode, "check")) {
         static const struct run_case cases[] = {
-            { 0, 10, 532, 532, 10 },  { 0, 10, 788, 788, 10 }, { 0, 10, 532, 788, 10 },
-            { 0, 50, 788, 788, 10 },  { 0, 50, 816, 816, 3 },  { 1, 10, 712, 712, 10 },
-            { 1, 50, 968, 968, 10 },  { 1, 50, 712, 968, 3 },  { 0, 1, 532, 532, 3 },
-            { 0, 13, 533, 533, 3 },   { 0, 16, 817, 817, 3 },  { 1, 17, 5, 5, 2 },
-            { 1, 56, 1000, 1000, 2 }, { 0, 33, 1, 257, 2 },
+            { 0, 10, 532, 10 }, { 0, 10, 788, 10 }, { 0, 50, 788, 10 }, { 0, 50, 816, 3 },
+            { 1, 10, 712, 10 }, { 1, 50, 968, 10 }, { 1, 50, 712, 3 },  { 0, 1, 532, 3 },
+            { 0, 13, 533, 3 },  { 0, 15, 816, 3 },  { 0, 16, 1023, 3 }, { 1, 16, 1024, 3 },
+            { 1, 17, 5, 2 },    { 1, 56, 1000, 2 }, { 0, 55, 1, 2 },    { 0, 33, 256, 2 },
         };
         for (int i = 0; i < 4; i++) /* one layer, one step first: a mistake shows where it is */
-            if (!check({ i & 1, i & 2 ? 50 : 10, 532, 532, 1 }, 1) && i < 1)
-                break;
-        check({ 0, 10, 532, 532, 2 }, 2);
+            check({ i & 1, i & 2 ? 50 : 10, 532, 1 }, 1);
+        check({ 0, 10, 532, 2 }, 2);
         for (const auto &c : cases)
             check(c, L);
     }
     if (all || !strcmp(mode, "bench"))
         for (int i = 0; i < 2; i++) {
-            bench({ 0, 10, 532, 532, 10 }, "pi0 H=10, 533 keys");
-            bench({ 0, 10, 788, 788, 10 }, "pi0 H=10, 789 keys");
-            bench({ 0, 50, 798, 798, 10 }, "pi0 H=50, 799 keys");
-            bench({ 1, 10, 968, 968, 10 }, "pi05 H=10, 968 keys");
-            bench({ 1, 50, 968, 968, 10 }, "pi05 H=50, 968 keys");
+            bench({ 0, 10, 532, 10 }, "pi0 H=10, 533 keys");
+            bench({ 0, 10, 788, 10 }, "pi0 H=10, 789 keys");
+            bench({ 0, 50, 798, 10 }, "pi0 H=50, 799 keys");
+            bench({ 1, 10, 968, 10 }, "pi05 H=10, 968 keys");
+            bench({ 1, 50, 968, 10 }, "pi05 H=50, 968 keys");
         }
     if (!strcmp(mode, "quick")) {
-        check({ 0, 10, 532, 788, 3 }, L);
-        check({ 1, 50, 788, 788, 2 }, L);
+        check({ 0, 10, 532, 3 }, L);
+        check({ 1, 50, 788, 2 }, L);
         for (int i = 0; i < 2; i++) {
-            bench({ 0, 10, 788, 788, 10 }, "pi0 H=10, 789 keys");
-            bench({ 0, 50, 798, 798, 10 }, "pi0 H=50, 799 keys");
+            bench({ 0, 10, 788, 10 }, "pi0 H=10, 789 keys");
+            bench({ 0, 50, 798, 10 }, "pi0 H=50, 799 keys");
         }
     }
     if (all || !strcmp(mode, "stamps")) {
-        stamps({ 0, 10, 788, 788, 10 }, "pi0 H=10, 789 keys", 100);
-        stamps({ 0, 50, 788, 788, 10 }, "pi0 H=50, 789 keys", 100);
+        stamps({ 0, 10, 788, 10 }, "pi0 H=10, 789 keys", 100);
+        stamps({ 0, 50, 788, 10 }, "pi0 H=50, 789 keys", 100);
     }
     printf("%d passed, %d failed, 0 skipped\n", passed, failed);
     return failed != 0;

@@ -14,7 +14,7 @@
  *   x1 → QKV → q, ks → attention of a head's key split → po, ml → combine → ob → O ⇄ pair → x2
  *   x2 → gate·up, GeGLU → hb → down ⇄ pair → x1 (after the last layer: xf → v, Euler, suffix → x1)
  *
- * Who owns what (c = CTA, r = c % 2): q tile c; k, v tile c/4 if c%4 = 0; head c/16, split c%16 of
+ * Who owns what (c = CTA, r = c % 2): q tile c, of k and v kv_tile(c); head c/16, split c%16 of
  * the attention and dims 16·(c%16) … of its combination; k-half r of O and down for rows 16·(c/2) …,
  * of which rows 8r … +7 are its residual, kept in registers; hidden units 32c … +31.
  *
@@ -24,14 +24,18 @@
  *      ub. Publishers of ob wait for it. A reader of x2 has been through O and its pair exchange,
  *      hence behind all 128 publications of ob; readers of hb and xf come later still.
  *   B  after the pair exchange of O (every CTA has published ob, so left QKV, attention, and, word
- *      by word, the combination): clears x1, q, ks, po, ml. Publishers of hb wait for it. A reader of
- *      x1 or q of the next layer has been through down and its exchange, hence behind all of hb.
+ *      by word, the combination): clears x1; publishers of hb wait for it. A reader of x1 of the next
+ *      layer has been through down and its exchange, hence behind all of hb. Then clears q, ks, po,
+ *      ml without a signal of its own: C's comes later.
  *   C  when x2 was seen whole (every CTA has left O): clears ob. Publishers after down wait for it;
- *      the next readers of ob have seen x1 whole.
+ *      the next readers of q, ks, po, ml, ob have seen x1 whole.
  * So no reader can meet a value of the layer before. Both sides use relaxed gpu-scope accesses; the
  * release is the clearing warp's fence plus mbarrier, the readers' loads are ordered by the polls
- * they depend on. Waits give up after two seconds and say so in `status`; all CTAs are resident
+ * they depend on. Polls give up after some seconds and say so in `status`; all CTAs are resident
  * (cooperative launch), so on a sound device they never do.
+ *
+ * π0's state token is token T of step 0: the actions attend to it, it to the prefix and itself. Its k
+ * and v then stay behind the prefix keys for the later steps (docs/model.md §9, item 4).
  *
  * Same inputs, same bits: every sum has a fixed order.
  * Shape: 10 steps × 18 layers of 34.6 MB of bf16 weights; floor 1.36 ms at 4.6 TB/s.
@@ -45,13 +49,15 @@ namespace dn90
  * are whole warpgroups so that setmaxnreg can move its registers to those who compute. */
 constexpr int WARPS = 8, THREADS = (WARPS + 4) * 32, NS = 12;
 #ifndef DN90_IN_FLIGHT
-#define DN90_IN_FLIGHT 3
+#define DN90_IN_FLIGHT 2
 #endif
 constexpr int IN_FLIGHT = DN90_IN_FLIGHT; /* slots of 16 KB being copied */
+constexpr uint32_t GIVE_UP = 1u << 22;    /* about two seconds of polling; a call has some 10^4 */
 constexpr int PR_LD = 5 * 16 + 8;         /* columns of the probability matrix, padded */
 
 struct params {
-    const uint8_t *weights, *kv;
+    const uint8_t *weights;
+    uint8_t *kv;
     bf16 *x1, *x2, *xf, *ub, *q, *ob, *hb, *ks;
     float *po, *ml, *ssq1, *ssq2, *ssqf;
     const float2 *rope;
@@ -62,9 +68,10 @@ struct params {
     int norm_inst, pi05;
     const float *shift, *shift_out; /* [steps][L][10752], [steps][A], or NULL */
     const float *in_w, *in_b, *mlp_b, *out_b;
+    const float *state, *state_w, *state_b; /* π0: [A], [W, A], [W] */
     int in_b_step;
     float *x, *rec_v, *rec_x;
-    int T, L, steps;
+    int T, n_state, L, steps; /* T: action tokens; π0: one more, the state, in step 0 */
     float dt;
     unsigned long long *prof;
     int prof_layer;
@@ -72,71 +79,50 @@ struct params {
 
 template <int N8> struct smem {
     alignas(128) uint8_t ring[NS * SLOT];
-    alignas(16) float sfx[2 * N8 * 128]; /* scores of the suffix tile: [half][n][key 16][token 8] */
     alignas(16) bf16 pr[N8 * 8 * PR_LD]; /* probabilities [token][key] */
     alignas(16) float xch[8 * N8 * 8];   /* the peer's sums of this CTA's rows: [row][token] */
     alignas(16) float ssq[WARPS * t8p_of(N8)];
-    alignas(16) float xs[N8 * 8 * A]; /* Euler state, the same in every CTA */
-    alignas(16) float inw[8 * A];     /* in_w of this CTA's rows */
+    alignas(16) float xs[N8 * 8 * A];    /* Euler state, the same in every CTA */
+    alignas(16) float inw[8 * A];        /* in_w of this CTA's rows */
+    alignas(16) float2 rope[N8 * 8 * 8]; /* cos, sin [token][dim of the q tile] */
+    float state[8];                      /* the state token's rows before layer 0 */
     uint64_t full[NS], empty[NS], xbar, ev[3], done[3];
 };
 
-struct watch {
-    bool dead;
-    unsigned n;
-    unsigned long long t0;
-    __device__ __forceinline__ void begin() { n = 0; }
-    __device__ __forceinline__ bool give_up()
-    {
-        if (dead)
-            return true;
-        if ((++n & 4095) == 0) {
-            unsigned long long now = global_timer();
-            if (n == 4096)
-                t0 = now;
-            else if (now - t0 > 2000000000ull)
-                dead = true;
-        }
-        return dead;
-    }
-};
-
-__device__ __forceinline__ void wait(uint64_t *bar, uint32_t parity, watch &wd)
+/* Who computes the 32 tiles of k and v: the CTA whose q tile has the same dims, so one RoPE table
+ * serves both. -1: none. */
+__device__ __forceinline__ int kv_tile(int cta)
 {
-    if (mbar_try(bar, parity))
-        return;
-    wd.begin();
-    while (!mbar_try(bar, parity))
-        if (wd.give_up())
-            return;
+    const int part = cta & 15, head = cta >> 4;
+    return head == (part & 7) ? 128 + part : head == ((part + 4) & 7) ? 144 + part : -1;
 }
 
 /* One computing warp's view. */
 template <int N8> struct ctx {
     smem<N8> *sm;
     int tid, warp, lane, g, t, cta, rank;
-    int s; /* ring position: slot and parity */
+    int s; /* ring position: slot (even) and parity */
     uint32_t ph;
     uint32_t n_layer, n_xch; /* parities of done[] and xbar */
     int nt, t0, st;          /* prefix tiles of this CTA's split: count, first; suffix tile or -1 */
-    int n_eff;
-    float r0, r1; /* residual of rows 2·(tid%4), +1 of token tid/4 */
-    watch wd;
+    int n_eff, T;            /* prefix keys and tokens of this step */
+    float r0, r1;            /* residual of rows 2·(tid%4), +1 of token tid/4 */
+    uint32_t spins;          /* unanswered loads so far; past GIVE_UP nothing waits any more */
 
+    __device__ __forceinline__ bool again() { return ++spins < GIVE_UP; }
     __device__ __forceinline__ int slot(int i) const { return s + i - (s + i >= NS ? NS : 0); }
     __device__ __forceinline__ uint8_t *ptr(int i) const { return sm->ring + slot(i) * SLOT; }
     __device__ __forceinline__ void full(int i)
     {
-        wait(&sm->full[slot(i)], ph ^ (s + i >= NS), wd);
+        mbar_wait(&sm->full[slot(i)], ph ^ (s + i >= NS));
     }
-    /* The warp is done with slots [i, i + n): earlier writes to them come before the next copy. */
+    /* The warp is done with slots [i, i + n): its writes to them come before the next copy. */
     __device__ __forceinline__ void release(int i, int n)
     {
         fence_proxy_async();
         __syncwarp();
-        if (lane == 0)
-            for (int k = 0; k < n; k++)
-                mbar_arrive(&sm->empty[slot(i + k)]);
+        if (lane < n)
+            mbar_arrive(&sm->empty[slot(i + lane)]);
     }
     __device__ __forceinline__ void advance(int n)
     {
@@ -145,15 +131,6 @@ template <int N8> struct ctx {
             s -= NS, ph ^= 1;
     }
     __device__ __forceinline__ void sync() { bar_sync(1, WARPS * 32); }
-    /* The warp's 4 KB of unit u (two slots), as weights and later as its partial sums. */
-    __device__ __forceinline__ uint8_t *part(int u) const
-    {
-        return ptr(2 * u + (warp >> 2)) + (warp & 3) * 4096;
-    }
-    __device__ __forceinline__ const float *part_of(int u, int w) const
-    {
-        return (const float *)(ptr(2 * u + (w >> 2)) + (w & 3) * 4096);
-    }
     __device__ __forceinline__ void tell(int i)
     {
         __syncwarp();
@@ -162,11 +139,15 @@ template <int N8> struct ctx {
     }
 };
 
+#ifdef DN90_PROF
 #define STAMP(i)                                                    \
     do {                                                            \
         if (p.prof && c.tid == 0 && (int)c.n_layer == p.prof_layer) \
             p.prof[c.cta * DN90_STAMPS + (i)] = global_timer();     \
     } while (0)
+#else
+#define STAMP(i) (void)0
+#endif
 
 __device__ __forceinline__ uint32_t max4(uint32_t m, uint4 v)
 {
@@ -185,71 +166,78 @@ __device__ __forceinline__ float gelu(float z)
 }
 __device__ __forceinline__ float silu(float z) { return z / (1.f + __expf(-z)); }
 
-/* Loads NKB blocks of 32 k from B order; true when no word of a real token is empty. */
-template <int N8, int NKB>
-__device__ __forceinline__ bool load_b(uint4 (&b)[NKB][N8], const bf16 *src, int lane, int T)
+/* Four blocks of 32 k from B order (block kb at kb & mask), until no word of a real token is empty.
+ * Polling loads the very L2 slices that the data has to reach: with many tokens 16 bytes of one
+ * token from every 8 k (a CTA's share at least) are polled first. */
+template <int N8>
+__device__ __forceinline__ void poll_b(uint4 (&b)[4][N8], const bf16 *src, int mask, int T,
+                                       ctx<N8> &c)
 {
-    uint32_t m = 0;
+    src += c.lane * 8;
+    if (N8 > 2) {
+        const bf16 *first =
+            src + (c.lane / 4 % 4 & mask) * N8 * 256 + (c.cta % min(T, 8) - c.g) * 32;
+        while (__any_sync(~0u, max4(0, ld_relaxed(first)) == ~0u) && c.again())
+            ;
+    }
+    uint32_t m;
+    do {
+        m = 0;
 #pragma unroll
-    for (int kb = 0; kb < NKB; kb++)
+        for (int kb = 0; kb < 4; kb++)
 #pragma unroll
-        for (int n = 0; n < N8; n++)
-            b[kb][n] = n * 8 + lane / 4 < T ? ld_relaxed(src + (kb * N8 + n) * 256 + lane * 8)
-                                            : make_uint4(0, 0, 0, 0);
+            for (int n = 0; n < N8; n++)
+                b[kb][n] = n * 8 + c.g < T ? ld_relaxed(src + (kb & mask) * N8 * 256 + n * 256)
+                                           : make_uint4(0, 0, 0, 0);
 #pragma unroll
-    for (int kb = 0; kb < NKB; kb++)
+        for (int kb = 0; kb < 4; kb++)
 #pragma unroll
-        for (int n = 0; n < N8; n++)
-            m = max4(m, b[kb][n]);
-    return !__any_sync(~0u, m == ~0u);
-}
-template <int N8, int NKB>
-__device__ __forceinline__ void poll_b(uint4 (&b)[NKB][N8], const bf16 *src, int T, ctx<N8> &c)
-{
-    c.wd.begin();
-    while (!load_b<N8, NKB>(b, src, c.lane, T) && !c.wd.give_up())
-        ;
+            for (int n = 0; n < N8; n++)
+                m = max4(m, b[kb][n]);
+    } while (__any_sync(~0u, m == ~0u) && c.again());
 }
 
-/* Sums of squares of this warp's 128 k (16 CTAs × 8 rows) per token → sm->ssq[warp][token]. */
-template <int N8> __device__ __forceinline__ void poll_ssq(const float *ssq, int T, ctx<N8> &c)
-{
-    constexpr int TP = t8p_of(N8), PASS = 16 * TP / 128; /* passes of 32 lanes × 4 floats */
-    const float *src = ssq + c.warp * 16 * TP + c.lane * 4;
-    int tok = c.lane * 4 % TP;
-    float4 v[PASS];
-    c.wd.begin();
-    for (;;) {
-        uint32_t m = 0;
+/* Sums of squares of this warp's 128 k, 16 CTAs × 8 rows, per token → sm->ssq. */
+template <int N8> struct ssq_loads {
+    static constexpr int TP = t8p_of(N8), PASS = 16 * TP / 128; /* passes of 32 lanes × 4 floats */
+    uint4 v[PASS];
+    __device__ __forceinline__ void load(const float *ssq, const ctx<N8> &c)
+    {
+        const float *src = ssq + c.warp * 16 * TP + c.lane * 4;
+#pragma unroll
+        for (int i = 0; i < PASS; i++)
+            v[i] = ld_relaxed(src + i * 128);
+    }
+    __device__ __forceinline__ void finish(const float *ssq, ctx<N8> &c)
+    {
+        const int left = c.T - c.lane * 4 % TP; /* real tokens from this lane's first on */
+        uint32_t m;
+        for (;;) {
+            m = 0;
+#pragma unroll
+            for (int i = 0; i < PASS; i++) {
+                m = max(m, left > 0 ? v[i].x : 0), m = max(m, left > 1 ? v[i].y : 0);
+                m = max(m, left > 2 ? v[i].z : 0), m = max(m, left > 3 ? v[i].w : 0);
+            }
+            if (!__any_sync(~0u, m == ~0u) || !c.again())
+                break;
+            load(ssq, c);
+        }
+        float a[4] = {};
 #pragma unroll
         for (int i = 0; i < PASS; i++) {
-            uint4 u = ld_relaxed(src + i * 128);
-            v[i] = make_float4(__uint_as_float(u.x), __uint_as_float(u.y), __uint_as_float(u.z),
-                               __uint_as_float(u.w));
-            if (tok < T)
-                m = max(m, u.x);
-            if (tok + 1 < T)
-                m = max(m, u.y);
-            if (tok + 2 < T)
-                m = max(m, u.z);
-            if (tok + 3 < T)
-                m = max(m, u.w);
+            a[0] += __uint_as_float(v[i].x), a[1] += __uint_as_float(v[i].y);
+            a[2] += __uint_as_float(v[i].z), a[3] += __uint_as_float(v[i].w);
         }
-        if (!__any_sync(~0u, m == ~0u) || c.wd.give_up())
-            break;
-    }
-    float4 a = v[0];
 #pragma unroll
-    for (int i = 1; i < PASS; i++)
-        a.x += v[i].x, a.y += v[i].y, a.z += v[i].z, a.w += v[i].w;
+        for (int o = TP / 4; o < 32; o *= 2)
 #pragma unroll
-    for (int o = TP / 4; o < 32; o *= 2) {
-        a.x += __shfl_xor_sync(~0u, a.x, o), a.y += __shfl_xor_sync(~0u, a.y, o);
-        a.z += __shfl_xor_sync(~0u, a.z, o), a.w += __shfl_xor_sync(~0u, a.w, o);
+            for (int k = 0; k < 4; k++)
+                a[k] += __shfl_xor_sync(~0u, a[k], o);
+        if (c.lane < TP / 4)
+            *(float4 *)(c.sm->ssq + c.warp * TP + c.lane * 4) = make_float4(a[0], a[1], a[2], a[3]);
     }
-    if (c.lane < TP / 4)
-        *(float4 *)(c.sm->ssq + c.warp * TP + c.lane * 4) = a;
-}
+};
 /* 1 / rms of tokens tok, tok + 1; after the barrier */
 template <int N8> __device__ __forceinline__ float2 inv_rms(const ctx<N8> &c, int tok)
 {
@@ -262,7 +250,7 @@ template <int N8> __device__ __forceinline__ float2 inv_rms(const ctx<N8> &c, in
     return make_float2(rsqrtf(s.x * (1.f / W) + 1e-6f), rsqrtf(s.y * (1.f / W) + 1e-6f));
 }
 
-/* acc += this warp's 4 KB of weights · b: k16 steps in a fixed order. */
+/* acc += 4 KB of weights · b: k16 steps in a fixed order. */
 template <int N8>
 __device__ __forceinline__ void mma_unit(float (&acc)[N8][4], const uint8_t *part,
                                          const uint4 (&b)[4][N8], int lane)
@@ -279,14 +267,16 @@ __device__ __forceinline__ void mma_unit(float (&acc)[N8][4], const uint8_t *par
             mma_bf16(acc[n], a1, b[kb][n].z, b[kb][n].w);
     }
 }
+/* Sums of a warp take the place of the 4 KB they came from: [n][row 16][token 8]. */
 template <int N8>
 __device__ __forceinline__ void store_part(uint8_t *part, const float (&acc)[N8][4], int g, int t)
 {
+    __syncwarp();
+    float *q = (float *)part + g * 8 + 2 * t;
 #pragma unroll
     for (int n = 0; n < N8; n++) {
-        float *q = (float *)part + (n * 16 + g) * 8 + 2 * t;
-        *(float2 *)q = make_float2(acc[n][0], acc[n][1]);
-        *(float2 *)(q + 64) = make_float2(acc[n][2], acc[n][3]);
+        *(float2 *)(q + n * 128) = make_float2(acc[n][0], acc[n][1]);
+        *(float2 *)(q + n * 128 + 64) = make_float2(acc[n][2], acc[n][3]);
     }
 }
 template <int N8> __device__ __forceinline__ void zero(float (&acc)[N8][4])
@@ -295,15 +285,13 @@ template <int N8> __device__ __forceinline__ void zero(float (&acc)[N8][4])
     for (int n = 0; n < N8; n++)
         acc[n][0] = acc[n][1] = acc[n][2] = acc[n][3] = 0.f;
 }
-/* Sum over the warps of rows g (lo) and g + 8 (hi), tokens n·8 + 2t, +1. */
-template <int N8>
-__device__ __forceinline__ void sum_parts(const ctx<N8> &c, int u, int n, float2 &lo, float2 &hi)
+/* Adds the sums of all warps in unit `unit`: rows g (lo) and g + 8 (hi), tokens n·8 + 2t, +1. */
+__device__ __forceinline__ void add_parts(const uint8_t *unit, int at, float2 &lo, float2 &hi)
 {
-    lo = hi = make_float2(0.f, 0.f);
+    const float *q = (const float *)unit + at;
 #pragma unroll
     for (int w = 0; w < WARPS; w++) {
-        const float *q = c.part_of(u, w) + (n * 16 + c.g) * 8 + 2 * c.t;
-        float2 a = *(const float2 *)q, b = *(const float2 *)(q + 64);
+        float2 a = *(const float2 *)(q + w * 1024), b = *(const float2 *)(q + w * 1024 + 64);
         lo.x += a.x, lo.y += a.y, hi.x += b.x, hi.y += b.y;
     }
 }
@@ -314,123 +302,211 @@ __device__ __forceinline__ uint32_t pair_rows(float2 v, int g)
     return g & 1 ? pack2(r, v.y) : pack2(v.x, r);
 }
 
-/* ---- x1 → q, suffix k and v ---- */
+enum phase { QKV, GATE_UP, OUT, O, DOWN, MLP };
+
+/* q, k, v of tokens tok, tok + 1 (lane's) of a tile: RoPE and store. */
 template <int N8>
-__device__ __forceinline__ void qkv(ctx<N8> &c, const params &p, int step, int layer)
+__device__ __forceinline__ void store_qkv(const ctx<N8> &c, const params &p, int layer, int tile,
+                                          int tok, float2 lo, float2 hi)
 {
-    const int nu = c.cta % 4 == 0 ? 2 : 1, per = 8 / nu, u = c.warp / per;
-    const int tile = u ? 128 + c.cta / 4 : c.cta;
-    float2 bias = make_float2(0.f, 0.f);
-    if (p.shift) {
-        const float *s = p.shift + ((size_t)step * p.L + layer) * ((U_QKV + U_GU) * 16) + tile * 16;
-        bias = make_float2(__ldg(s + c.g), __ldg(s + c.g + 8));
+    const int i = tile % 16 * 8 + c.g, key = c.n_eff & 15;
+    /* the state's k and v: for the later steps among the prefix keys, as key number n_eff */
+    bf16 *keep = (bf16 *)(p.kv + (size_t)(layer * MAX_TILES + (c.n_eff >> 4)) * KV_TILE);
+    const bool state = c.T > p.T;
+    if (tile >= 144) {
+        if (tok >= c.T)
+            return;
+        bf16 *d = p.ks + (tok >> 4) * (KV_TILE / 2) + v_off(i, tok & 15);
+        const bool two = tok + 1 < c.T; /* dim i + 128 lies 8 dim tiles on */
+        st_relaxed_u32(d, pack2(lo.x, two ? lo.y : 0.f));
+        st_relaxed_u32(d + 2048, pack2(hi.x, two ? hi.y : 0.f));
+        if (state && (tok == p.T || tok + 1 == p.T)) {
+            keep += v_off(i, key);
+            keep[0] = __float2bfloat16(tok == p.T ? lo.x : lo.y);
+            keep[2048] = __float2bfloat16(tok == p.T ? hi.x : hi.y);
+            fence_proxy_async_all();
+        }
+        return;
+    }
+    const float2 e0 = c.sm->rope[tok * 8 + c.g], e1 = c.sm->rope[tok * 8 + 8 + c.g];
+    const uint32_t wl =
+        pair_rows(make_float2(lo.x * e0.x - hi.x * e0.y, lo.y * e1.x - hi.y * e1.y), c.g);
+    const uint32_t wh =
+        pair_rows(make_float2(hi.x * e0.x + lo.x * e0.y, hi.y * e1.x + lo.y * e1.y), c.g);
+    const int tk = tok + (c.g & 1), k = i & ~1;
+    if (tk >= c.T)
+        return;
+    if (tile < 128) {
+        bf16 *d = p.q + b_off<N8>(tile / 16 * E + k, tk); /* dim + 128: 4 blocks on */
+        st_relaxed_u32(d, wl);
+        st_relaxed_u32(d + 4 * N8 * 256, wh);
+    } else {
+        bf16 *d = p.ks + (tk >> 4) * (KV_TILE / 2) + k_off(k, tk & 15);
+        st_relaxed_u32(d, wl);
+        st_relaxed_u32(d + 2048, wh);
+        if (state && tk == p.T) {
+            keep += k_off(k, key);
+            st_relaxed_u32(keep, wl);
+            st_relaxed_u32(keep + 2048, wh);
+            fence_proxy_async_all();
+        }
+    }
+}
+
+/* v of the step that ends, Euler, in every CTA alike. a: the lane's first action. */
+template <int N8>
+__device__ __forceinline__ void euler(const ctx<N8> &c, const params &p, int step, int a, int tok,
+                                      float2 lo, float2 hi)
+{
+    const float v[4] = { lo.x, hi.x, lo.y, hi.y };
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        const int tk = tok + k / 2, ak = a + k % 2 * 8;
+        if (tk >= p.T)
+            continue;
+        float *xs = c.sm->xs + tk * A + ak, x = fmaf(p.dt, v[k], *xs);
+        *xs = x;
+        if (c.cta == 0) {
+            const size_t o = ((size_t)step * p.T + tk) * A + ak;
+            if (p.rec_v)
+                p.rec_v[o] = v[k];
+            if (p.rec_x)
+                p.rec_x[o] = x;
+            if (step == p.steps - 1)
+                p.x[tk * A + ak] = x;
+        }
+    }
+}
+
+/* A product of normed x: rows of up to four units, each this CTA's alone.
+ *   QKV      x1 → q, suffix k and v     GATE_UP  x2 → hb     OUT  xf → v, Euler state */
+template <int N8>
+__device__ __forceinline__ void normed(ctx<N8> &c, const params &p, enum phase what, int step,
+                                       int layer)
+{
+    const bf16 *x = what == QKV ? p.x1 : what == GATE_UP ? p.x2 : p.xf;
+    const float *ssq = what == QKV ? p.ssq1 : what == GATE_UP ? p.ssq2 : p.ssqf;
+    const int kv = kv_tile(c.cta), nu = what != QKV ? 4 : kv >= 0 ? 2 : 1;
+    /* unit and first tokens of this warp's part of the epilogue. OUT: units 2i, 2i + 1 are one tile */
+    const int per = what == OUT ? 4 : 8 / nu, u = c.warp / per * (what == OUT ? 2 : 1);
+    const int tile = what == QKV ? (u ? kv : c.cta) : what == GATE_UP ? c.cta * 4 + u : u / 2;
+    float b0 = 0.f, b1 = 0.f;
+    if (p.shift || what == OUT) {
+        const float *s = what == OUT
+                             ? (p.shift ? p.shift_out + step * A : p.out_b)
+                             : p.shift + ((size_t)step * p.L + layer) * ((U_QKV + U_GU) * 16) +
+                                   (what == GATE_UP ? U_QKV * 16 : 0);
+        s += tile * 16 + c.g;
+        b0 = __ldg(s), b1 = __ldg(s + 8);
     }
     uint4 b[4][N8];
-    poll_b<N8, 4>(b, p.x1 + c.warp * 4 * N8 * 256, p.T, c);
-    poll_ssq<N8>(p.ssq1, p.T, c);
-    c.tell(0);
-    STAMP(1);
+    ssq_loads<N8> q;
+    poll_b<N8>(b, x + c.warp * 4 * N8 * 256, 3, what == OUT ? p.T : c.T, c);
+    if (N8 == 2)
+        q.load(ssq, c);
+    if (what != OUT)
+        c.tell(what == QKV ? 0 : 2);
+    STAMP(what == QKV ? 1 : 13);
+#pragma unroll 1
     for (int i = 0; i < nu; i++) {
         float acc[N8][4];
         zero<N8>(acc);
         c.full(2 * i + (c.warp >> 2));
-        mma_unit<N8>(acc, c.part(i), b, c.lane);
-        __syncwarp();
-        store_part<N8>(c.part(i), acc, c.g, c.t);
+        uint8_t *part = c.ptr(2 * i) + c.warp * 4096;
+        mma_unit<N8>(acc, part, b, c.lane);
+        store_part<N8>(part, acc, c.g, c.t);
     }
-    STAMP(2);
+    STAMP(what == QKV ? 2 : 20);
+    if (N8 > 2)
+        q.load(ssq, c);
+    q.finish(ssq, c);
     c.sync();
-    for (int n = c.warp % per; n < N8; n += per) {
-        const int tok = n * 8 + 2 * c.t, i = tile % 16 * 8 + c.g;
-        if (n * 8 >= p.T)
-            break;
-        float2 lo, hi;
-        sum_parts<N8>(c, u, n, lo, hi);
-        float2 r = inv_rms<N8>(c, tok);
-        lo = make_float2(fmaf(lo.x, r.x, bias.x), fmaf(lo.y, r.y, bias.x));
-        hi = make_float2(fmaf(hi.x, r.x, bias.y), fmaf(hi.y, r.y, bias.y));
-        if (tile < 144) {
-            const float4 *e = (const float4 *)(p.rope + 0);
-            float2 e0 = __ldg((const float2 *)e + tok * 128 + i);
-            float2 e1 = __ldg((const float2 *)e + (tok + 1) * 128 + i);
-            float a = lo.x, d = hi.x;
-            lo.x = a * e0.x - d * e0.y, hi.x = d * e0.x + a * e0.y;
-            a = lo.y, d = hi.y;
-            lo.y = a * e1.x - d * e1.y, hi.y = d * e1.x + a * e1.y;
-            const uint32_t wl = pair_rows(lo, c.g), wh = pair_rows(hi, c.g);
-            const int tk = tok + (c.g & 1), k = i & ~1;
-            if (tk < p.T) {
-                if (tile < 128) {
-                    st_relaxed_u32(p.q + b_off<N8>(tile / 16 * E + k, tk), wl);
-                    st_relaxed_u32(p.q + b_off<N8>(tile / 16 * E + k + 128, tk), wh);
-                } else {
-                    bf16 *d0 = p.ks + (tk >> 4) * (KV_TILE / 2);
-                    st_relaxed_u32(d0 + k_off(k, tk & 15), wl);
-                    st_relaxed_u32(d0 + k_off(k + 128, tk & 15), wh);
-                }
-            }
-        } else if (tok < p.T) {
-            const bool two = tok + 1 < p.T;
-            bf16 *d0 = p.ks + (tok >> 4) * (KV_TILE / 2);
-            st_relaxed_u32(d0 + v_off(i, tok & 15), pack2(lo.x, two ? lo.y : 0.f));
-            st_relaxed_u32(d0 + v_off(i + 128, tok & 15), pack2(hi.x, two ? hi.y : 0.f));
+    STAMP(what == QKV ? 19 : 21);
+    if (what == GATE_UP)
+        mbar_wait(&c.sm->done[1], c.n_layer & 1);
+#pragma unroll 1
+    for (int n = c.warp % per; n * 8 < c.T; n += per) {
+        const int tok = n * 8 + 2 * c.t, at = (n * 16 + c.g) * 8 + 2 * c.t;
+        float2 lo = make_float2(0.f, 0.f), hi = lo;
+        add_parts(c.ptr(2 * u), at, lo, hi);
+        if (what == OUT)
+            add_parts(c.ptr(2 * u + 2), at, lo, hi);
+        const float2 r = inv_rms<N8>(c, tok);
+        lo = make_float2(fmaf(lo.x, r.x, b0), fmaf(lo.y, r.y, b0));
+        hi = make_float2(fmaf(hi.x, r.x, b1), fmaf(hi.y, r.y, b1));
+        if (what == GATE_UP) {
+            const int tk = tok + (c.g & 1);
+            uint32_t w = pair_rows(make_float2(gelu(lo.x) * hi.x, gelu(lo.y) * hi.y), c.g);
+            if (tk < c.T)
+                st_relaxed_u32(p.hb + b_off<N8>(c.cta * 32 + u * 8 + (c.g & ~1), tk), w);
+        } else if (what == QKV) {
+            store_qkv<N8>(c, p, layer, tile, tok, lo, hi);
+        } else {
+            euler<N8>(c, p, step, tile * 16 + c.g, tok, lo, hi);
         }
     }
+    STAMP(what == QKV ? 3 : 14);
     c.release(0, 2 * nu);
     c.advance(2 * nu);
-    STAMP(3);
 }
 
 /* ---- attention of head c/16 on key split c%16 → po, ml ---- */
 template <int N8> __device__ __forceinline__ void attend(ctx<N8> &c, const params &p)
 {
-    const int head = c.cta >> 4, split = c.cta & 15, half = c.warp & 1, T = p.T;
-    const int na = c.nt + (c.st >= 0);
-    const bf16 *ks = p.ks + (c.st < 0 ? 0 : c.st) * (KV_TILE / 2);
+    const int head = c.cta >> 4, split = c.cta & 15, half = c.warp & 1, T = c.T;
+    const int na = c.nt + (c.st >= 0);  /* the suffix tile comes last, in a slot of its own */
     const int sfx_keys = T - c.st * 16; /* of the suffix tile that are real */
-    uint4 b[4][N8];
-    poll_b<N8, 4>(b, p.q + (head * 8 + half * 4) * N8 * 256, T, c);
-    STAMP(4);
-    for (int task = c.warp; task < 2 * na; task += WARPS) {
-        const int kt = task >> 1;
-        float s[N8][4];
-        uint8_t *dst;
-        zero<N8>(s);
-        if (kt < c.nt) {
-            c.full(kt);
-            dst = c.ptr(kt) + half * 4096;
-            mma_unit<N8>(s, dst, b, c.lane);
-        } else {
-            uint4 a[8];
-            c.wd.begin();
-            for (;;) {
-                uint32_t m = 0;
+    if (c.st >= 0) {
+        /* the suffix tile, from L2 through registers: V by the warp that will use it (two dim
+         * tiles), K by the two warps whose task it is (a half each) */
+        const bool task = c.nt == c.warp >> 1 || (c.nt == 4 && c.warp < 2);
+        const bf16 *src = p.ks + c.st * (KV_TILE / 2) + c.lane * 8;
+        c.full(c.nt);
+        uint8_t *dst = c.ptr(c.nt) + c.lane * 16;
+#pragma unroll 1
+        for (int i = task ? half * 8 : 16 + c.warp * 2, end = i + (task ? 8 : 2);;) {
+            uint4 a[2];
+            uint32_t m;
+            do {
+                const bool v = i >= 16;
+                m = 0;
 #pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    a[i] = ld_relaxed(ks + (half * 8 + i) * 256 + c.lane * 8);
-                    if (c.g >= sfx_keys)
-                        a[i].x = a[i].z = 0;
-                    if (c.g + 8 >= sfx_keys)
-                        a[i].y = a[i].w = 0;
-                    m = max4(m, a[i]);
+                for (int d = 0; d < 2; d++) {
+                    a[d] = ld_relaxed(src + (i + d) * 256);
+                    if (v ? 4 * c.t >= sfx_keys : c.g >= sfx_keys)
+                        a[d].x = 0, (v ? a[d].y : a[d].z) = 0;
+                    if (v ? 4 * c.t + 2 >= sfx_keys : c.g + 8 >= sfx_keys)
+                        a[d].w = 0, (v ? a[d].z : a[d].y) = 0;
+                    m = max4(m, a[d]);
                 }
-                if (!__any_sync(~0u, m == ~0u) || c.wd.give_up())
-                    break;
-            }
-            dst = (uint8_t *)(c.sm->sfx + half * N8 * 128);
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-#pragma unroll
-                for (int n = 0; n < N8; n++)
-                    mma_bf16(s[n], a[i], i & 1 ? b[i / 2][n].z : b[i / 2][n].x,
-                             i & 1 ? b[i / 2][n].w : b[i / 2][n].y);
+            } while (__any_sync(~0u, m == ~0u) && c.again());
+            *(uint4 *)(dst + i * 512) = a[0];
+            *(uint4 *)(dst + i * 512 + 512) = a[1];
+            i += 2;
+            if (i < end)
+                continue;
+            if (i > 16)
+                break;
+            i = 16 + c.warp * 2, end = i + 2;
         }
         __syncwarp();
-        store_part<N8>(dst, s, c.g, c.t);
+    }
+    uint4 b[4][N8];
+    poll_b<N8>(b, p.q + (head * 8 + half * 4) * N8 * 256, 3, T, c);
+    STAMP(4);
+#pragma unroll 1
+    for (int task = c.warp; task < 2 * na; task += WARPS) {
+        float s[N8][4];
+        zero<N8>(s);
+        c.full(task >> 1);
+        uint8_t *part = c.ptr(task >> 1) + half * 4096;
+        mma_unit<N8>(s, part, b, c.lane);
+        store_part<N8>(part, s, c.g, c.t);
     }
     STAMP(5);
     c.sync();
     /* softmax over this split's keys: a warp two tokens at a time, 16 lanes each, a key a tile */
+#pragma unroll 1
     for (int tp = c.warp; 2 * tp < T; tp += WARPS) {
         const int tok = 2 * tp + (c.lane >> 4), j = c.lane & 15;
         const int off = ((tok >> 3) * 16 + j) * 8 + (tok & 7);
@@ -439,11 +515,11 @@ template <int N8> __device__ __forceinline__ void attend(ctx<N8> &c, const param
         for (int k = 0; k < 5; k++) {
             v[k] = -1e30f;
             if (k < na) {
-                const bool pre = k < c.nt;
-                const float *q = pre ? (const float *)c.ptr(k) : c.sm->sfx;
-                float x = q[off] + q[off + (pre ? 1024 : N8 * 128)];
-                if (pre ? (c.t0 + k) * 16 + j < c.n_eff : j < sfx_keys)
-                    v[k] = x * (0.0625f * 1.44269504f);
+                const float *q = (const float *)c.ptr(k) + off;
+                const int key = k < c.nt ? (c.t0 + k) * 16 + j : c.st * 16 + j;
+                /* the state (token p.T) does not see the actions */
+                if (k < c.nt ? key < c.n_eff : key < T && (tok < p.T || key == p.T))
+                    v[k] = (q[0] + q[1024]) * (0.0625f * 1.44269504f);
             }
             m = fmaxf(m, v[k]);
         }
@@ -471,48 +547,29 @@ template <int N8> __device__ __forceinline__ void attend(ctx<N8> &c, const param
     float o[2][N8][4];
     zero<N8>(o[0]);
     zero<N8>(o[1]);
-    uint4 vs[2] = { make_uint4(0, 0, 0, 0), make_uint4(0, 0, 0, 0) };
-    if (c.st >= 0) {
-        c.wd.begin();
-        for (;;) {
-            uint32_t m = 0;
-#pragma unroll
-            for (int d = 0; d < 2; d++) {
-                vs[d] = ld_relaxed(ks + 4096 + (c.warp * 2 + d) * 256 + c.lane * 8);
-                if (4 * c.t >= sfx_keys)
-                    vs[d].x = vs[d].y = 0;
-                if (4 * c.t + 2 >= sfx_keys)
-                    vs[d].z = vs[d].w = 0;
-                m = max4(m, vs[d]);
-            }
-            if (!__any_sync(~0u, m == ~0u) || c.wd.give_up())
-                break;
-        }
-    }
+#pragma unroll 1
     for (int k = 0; k < na; k++) {
-        uint4 a0 = vs[0], a1 = vs[1];
-        if (k < c.nt) {
-            c.full(k);
-            const uint4 *a = (const uint4 *)(c.ptr(k) + 8192) + c.warp * 64 + c.lane;
-            a0 = a[0], a1 = a[32];
-        }
+        c.full(k);
+        const uint4 *a = (const uint4 *)(c.ptr(k) + 8192) + c.warp * 64 + c.lane;
+        const uint4 a0 = a[0], a1 = a[32];
+        const bf16 *pr = c.sm->pr + c.g * PR_LD + k * 16 + 4 * c.t;
 #pragma unroll
         for (int n = 0; n < N8; n++) {
-            uint2 pb = *(const uint2 *)(c.sm->pr + (n * 8 + c.g) * PR_LD + k * 16 + 4 * c.t);
+            uint2 pb = *(const uint2 *)(pr + n * 8 * PR_LD);
             mma_bf16(o[0][n], a0, pb.x, pb.y);
             mma_bf16(o[1][n], a1, pb.x, pb.y);
         }
     }
     /* po[head][dim tile][split][token][16 dims] */
+    float *po = p.po +
+                (size_t)(((head * 16 + c.warp * 2) * SPLITS + split) * (N8 * 8) + 2 * c.t) * 16 +
+                c.g;
 #pragma unroll
     for (int d = 0; d < 2; d++)
 #pragma unroll
         for (int n = 0; n < N8; n++) {
             const int tok = n * 8 + 2 * c.t;
-            float *q =
-                p.po +
-                (size_t)(((head * 16 + c.warp * 2 + d) * SPLITS + split) * (N8 * 8) + tok) * 16 +
-                c.g;
+            float *q = po + (d * SPLITS * (N8 * 8) + n * 8) * 16;
             if (tok < T) {
                 st_relaxed_f32(q, o[d][n][0]);
                 st_relaxed_f32(q + 8, o[d][n][2]);
@@ -522,69 +579,66 @@ template <int N8> __device__ __forceinline__ void attend(ctx<N8> &c, const param
                 st_relaxed_f32(q + 24, o[d][n][3]);
             }
         }
-    c.release(0, c.nt);
-    c.advance(c.nt);
     STAMP(7);
+    const int slots = (na + 1) & ~1;
+    c.release(0, slots);
+    c.advance(slots);
 }
 
 /* ---- po, ml of all splits → ob, dims 16·(c%16) … of head c/16 ---- */
 template <int N8> __device__ __forceinline__ void combine(ctx<N8> &c, const params &p)
 {
     const int head = c.cta >> 4, dt = c.cta & 15, j = c.lane & 15;
-    for (int tp = c.warp; 2 * tp < p.T; tp += WARPS) {
-        const int tok = 2 * tp + (c.lane >> 4);
-        const bool real = tok < p.T;
+#pragma unroll 1
+    for (int tp = c.warp; 2 * tp < c.T; tp += WARPS) {
+        /* an odd last token is computed twice */
+        const int tok = min(2 * tp + (c.lane >> 4), c.T - 1);
         const float *ml = p.ml + (head * SPLITS + j) * 2 * (N8 * 8) + tok;
         const float *po = p.po + (size_t)((head * 16 + dt) * SPLITS * (N8 * 8) + tok) * 16 + j;
-        uint32_t mw, lw, v[SPLITS];
-        c.wd.begin();
-        for (;;) {
-            mw = real ? ld_relaxed_u32(ml) : 0;
-            lw = real ? ld_relaxed_u32(ml + N8 * 8) : 0;
+        uint32_t mw, lw, v[SPLITS], e;
+        do {
+            mw = ld_relaxed_u32(ml), lw = ld_relaxed_u32(ml + N8 * 8);
 #pragma unroll
             for (int i = 0; i < SPLITS; i++)
-                v[i] = real ? ld_relaxed_u32(po + i * (N8 * 8) * 16) : 0;
-            uint32_t m = max(mw, lw);
+                v[i] = ld_relaxed_u32(po + i * (N8 * 8) * 16);
+            /* sums and maxima may be negative: compare each */
+            e = mw == ~0u || lw == ~0u;
 #pragma unroll
             for (int i = 0; i < SPLITS; i++)
-                m = max(m, v[i] == ~0u ? ~0u : 0u);
-            if (!__any_sync(~0u, mw == ~0u || lw == ~0u || m == ~0u) || c.wd.give_up())
-                break;
-        }
-        float m = __uint_as_float(mw), mx = m, e, l;
+                e |= v[i] == ~0u;
+        } while (__any_sync(~0u, e) && c.again());
+        const float m = __uint_as_float(mw);
+        float mx = m, l, a = 0.f;
 #pragma unroll
         for (int o = 1; o < 16; o *= 2)
             mx = fmaxf(mx, __shfl_xor_sync(~0u, mx, o));
-        e = exp2_approx(m - mx);
-        l = e * __uint_as_float(lw);
+        const float w = exp2_approx(m - mx);
+        l = w * __uint_as_float(lw);
 #pragma unroll
         for (int o = 1; o < 16; o *= 2)
             l += __shfl_xor_sync(~0u, l, o);
-        float a = 0.f;
 #pragma unroll
         for (int i = 0; i < SPLITS; i++)
-            a = fmaf(__shfl_sync(~0u, e, (c.lane & 16) + i), __uint_as_float(v[i]), a);
+            a = fmaf(__shfl_sync(~0u, w, (c.lane & 16) + i), __uint_as_float(v[i]), a);
         a = __fdividef(a, l);
-        float hi = __shfl_down_sync(~0u, a, 1);
-        if (tp == c.warp)
-            wait(&c.sm->done[0], c.n_layer & 1, c.wd);
-        if (real && !(j & 1))
+        const float hi = __shfl_down_sync(~0u, a, 1);
+        mbar_wait(&c.sm->done[0], c.n_layer & 1);
+        if (!(j & 1))
             st_relaxed_u32(p.ob + b_off<N8>(head * E + dt * 16 + j, tok), pack2(a, hi));
     }
-    wait(&c.sm->done[0], c.n_layer & 1, c.wd);
+    mbar_wait(&c.sm->done[0], c.n_layer & 1);
     STAMP(8);
 }
 
 /* bf16(x·gain) of this thread's two rows and the sum of squares of the CTA's 8, to a reader of x */
 template <int N8>
-__device__ __forceinline__ void publish_x(const ctx<N8> &c, const params &p, bf16 *x, float *ssq,
-                                          float2 gain)
+__device__ __forceinline__ void publish_x(const ctx<N8> &c, bf16 *x, float *ssq, float2 gain)
 {
     const int tok = c.tid >> 2, rp = c.tid & 3;
     float s = c.r0 * c.r0 + c.r1 * c.r1;
     s += __shfl_xor_sync(~0u, s, 1);
     s += __shfl_xor_sync(~0u, s, 2);
-    if (tok < p.T) {
+    if (tok < c.T) {
         st_relaxed_u32(x + b_off<N8>((c.cta >> 1) * 16 + c.rank * 8 + rp * 2, tok),
                        pack2(c.r0 * gain.x, c.r1 * gain.y));
         if (rp == 0)
@@ -592,269 +646,175 @@ __device__ __forceinline__ void publish_x(const ctx<N8> &c, const params &p, bf1
     }
 }
 
-enum res_mode { RES_O, RES_DOWN, RES_MLP };
-
-/* A product whose k is split over the pair, into the residual: in (k-half of the CTA) → sums of 16
- * rows; 8 of them go to the peer, 8 come from it. Then x += gate · sum (MLP: x = sum + b), and
- * bf16(x · gain) goes to `out`. */
-template <int N8, int MODE>
-__device__ __forceinline__ void residual(ctx<N8> &c, const params &p, const bf16 *in,
-                                         const float *norm, const float *gate, bf16 *out,
-                                         float *ssq)
+/* A product whose k is split over the pair, into the residual: input (this CTA's half of k) → sums of
+ * 16 rows; 8 of them go to the peer, 8 come from it. x += gate · sum, then bf16(x·(1 + scale)) goes
+ * out. norm: scale of the norm that reads x; gate: or NULL.
+ *   O  ob → x2     DOWN  hb → x1 (last layer: xf)     MLP  ub → x1, x set to its bias before */
+template <int N8>
+__device__ __forceinline__ void residual(ctx<N8> &c, const params &p, enum phase what,
+                                         const float *norm, const float *gate, bool last)
 {
-    constexpr int NU = MODE == RES_DOWN ? 2 : 1, T8 = N8 * 8;
-    const int T = p.T, row = (c.cta >> 1) * 16 + c.rank * 8 + (c.tid & 3) * 2;
-    float2 gain = make_float2(1.f, 1.f), gt = make_float2(1.f, 1.f);
-    if (c.tid < T8 * 4) {
-        float2 w = __ldg((const float2 *)(norm + row));
-        gain = make_float2(1.f + w.x, 1.f + w.y);
-        if (gate)
-            gt = __ldg((const float2 *)(gate + row));
-    }
+    constexpr int T8 = N8 * 8;
+    const int T = c.T, tok = c.tid >> 2, rp = c.tid & 3, nu = what == DOWN ? 2 : 1;
+    const int row = (c.cta >> 1) * 16 + c.rank * 8 + rp * 2;
+    const bf16 *in = what == O ? p.ob : what == DOWN ? p.hb : p.ub;
+    in += (what == MLP ? c.rank * 16 + c.warp * 2 : c.rank * nu * 32 + c.warp * 4) * N8 * 256;
+    float2 gain = __ldg((const float2 *)(norm + row)), gt = make_float2(1.f, 1.f);
+    if (gate)
+        gt = __ldg((const float2 *)(gate + row));
     if (c.tid == 0)
         mbar_expect(&c.sm->xbar, 8 * ((T + 3) / 4) * 16);
     float acc[N8][4];
     zero<N8>(acc);
-#pragma unroll
-    for (int u = 0; u < NU; u++) {
+#pragma unroll 1
+    for (int u = 0; u < nu; u++) {
         uint4 b[4][N8];
-        if (MODE == RES_MLP) {
-            uint4 h[2][N8];
-            poll_b<N8, 2>(h, in + (c.rank * 16 + c.warp * 2) * N8 * 256, T, c);
-#pragma unroll
-            for (int n = 0; n < N8; n++)
-                b[0][n] = b[2][n] = h[0][n], b[1][n] = b[3][n] = h[1][n];
-        } else {
-            poll_b<N8, 4>(b, in + ((c.rank * NU + u) * 32 + c.warp * 4) * N8 * 256, T, c);
-        }
-        if (u == NU - 1)
-            STAMP(MODE == RES_O ? 9 : 15);
+        poll_b<N8>(b, in + u * 32 * N8 * 256, what == MLP ? 1 : 3, what == MLP ? p.T : T, c);
+        STAMP(what == O ? 9 : 15);
         c.full(2 * u + (c.warp >> 2));
-        mma_unit<N8>(acc, c.part(u), b, c.lane);
+        mma_unit<N8>(acc, c.ptr(2 * u) + c.warp * 4096, b, c.lane);
         __syncwarp();
-        if (u < NU - 1)
+        if (u < nu - 1)
             c.release(2 * u, 2);
     }
-    store_part<N8>(c.part(NU - 1), acc, c.g, c.t);
+    const uint8_t *unit = c.ptr(2 * nu - 2);
+    store_part<N8>(c.ptr(2 * nu - 2) + c.warp * 4096, acc, c.g, c.t);
     c.sync();
-    STAMP(MODE == RES_O ? 10 : 16);
-    {
-        const int i = 255 - c.tid, r = i / (N8 * 2), tg = i % (N8 * 2);
-        if (i < 16 * N8 && tg * 4 < T) {
-            float4 s = make_float4(0.f, 0.f, 0.f, 0.f);
-#pragma unroll
-            for (int w = 0; w < WARPS; w++) {
-                float4 v =
-                    *(const float4 *)(c.part_of(NU - 1, w) +
-                                      ((tg >> 1) * 16 + (c.rank ^ 1) * 8 + r) * 8 + (tg & 1) * 4);
-                s.x += v.x, s.y += v.y, s.z += v.z, s.w += v.w;
-            }
-            const uint32_t peer = c.rank ^ 1;
-            st_async(map_rank(smem_addr(c.sm->xch + r * T8 + tg * 4), peer), s,
-                     map_rank(smem_addr(&c.sm->xbar), peer));
-        }
-    }
-    const int tok = c.tid >> 2, rp = c.tid & 3;
-    float s0 = 0.f, s1 = 0.f;
-    if (tok < T) {
+    STAMP(what == O ? 10 : 16);
+    const int i = 255 - c.tid, r = i / (N8 * 2), tg = i % (N8 * 2);
+    if (i < 16 * N8 && tg * 4 < T) {
+        const float *q =
+            (const float *)unit + ((tg >> 1) * 16 + (c.rank ^ 1) * 8 + r) * 8 + (tg & 1) * 4;
+        float4 s = make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll
         for (int w = 0; w < WARPS; w++) {
-            const float *q =
-                c.part_of(NU - 1, w) + ((tok >> 3) * 16 + c.rank * 8 + rp * 2) * 8 + (tok & 7);
-            s0 += q[0], s1 += q[8];
+            float4 v = *(const float4 *)(q + w * 1024);
+            s.x += v.x, s.y += v.y, s.z += v.z, s.w += v.w;
         }
+        st_async(map_rank(smem_addr(c.sm->xch + r * T8 + tg * 4), c.rank ^ 1), s,
+                 map_rank(smem_addr(&c.sm->xbar), c.rank ^ 1));
     }
-    c.release(2 * (NU - 1), 2);
+    float s0 = 0.f, s1 = 0.f;
+    if (tok < T) {
+        const float *q =
+            (const float *)unit + ((tok >> 3) * 16 + c.rank * 8 + rp * 2) * 8 + (tok & 7);
+#pragma unroll
+        for (int w = 0; w < WARPS; w++)
+            s0 += q[w * 1024], s1 += q[w * 1024 + 8];
+    }
     /* every warp waits: who polls for the next exchange has to be behind the peer's inputs */
-    c.wd.begin();
-    while (!mbar_try_cluster(&c.sm->xbar, c.n_xch & 1) && !c.wd.give_up())
-        ;
-    c.n_xch++;
-    if (MODE == RES_O)
-        c.tell(1);
-    STAMP(MODE == RES_O ? 11 : 17);
+    mbar_wait_cluster(&c.sm->xbar, c.n_xch++ & 1);
+    STAMP(what == O ? 11 : 17);
+    if (what == DOWN)
+        mbar_wait(&c.sm->done[2], c.n_layer & 1);
     if (c.tid < T8 * 4) {
         if (tok < T) {
-            s0 += c.sm->xch[(rp * 2) * T8 + tok];
-            s1 += c.sm->xch[(rp * 2 + 1) * T8 + tok];
-            if (MODE == RES_MLP) {
-                c.r0 = s0 + __ldg(p.mlp_b + row), c.r1 = s1 + __ldg(p.mlp_b + row + 1);
-            } else {
-                c.r0 = fmaf(gt.x, s0, c.r0), c.r1 = fmaf(gt.y, s1, c.r1);
-            }
+            c.r0 = fmaf(gt.x, s0 + c.sm->xch[rp * 2 * T8 + tok], c.r0);
+            c.r1 = fmaf(gt.y, s1 + c.sm->xch[(rp * 2 + 1) * T8 + tok], c.r1);
+            if (what == MLP && tok == p.T)
+                c.r0 = c.sm->state[rp * 2], c.r1 = c.sm->state[rp * 2 + 1];
         }
-        if (MODE == RES_DOWN)
-            wait(&c.sm->done[2], c.n_layer & 1, c.wd);
-        publish_x<N8>(c, p, out, ssq, gain);
+        publish_x<N8>(c,
+                      what == O ? p.x2
+                      : last    ? p.xf
+                                : p.x1,
+                      what == O ? p.ssq2
+                      : last    ? p.ssqf
+                                : p.ssq1,
+                      make_float2(1.f + gain.x, 1.f + gain.y));
     }
-    c.advance(2 * NU);
-    STAMP(MODE == RES_O ? 12 : 18);
+    STAMP(what == O ? 12 : 18);
+    if (what == O)
+        c.tell(1);
+    c.release(2 * (nu - 1), 2);
+    c.advance(2 * nu);
 }
 
-/* ---- x2 → gelu(gate) · up ---- */
-template <int N8>
-__device__ __forceinline__ void gate_up(ctx<N8> &c, const params &p, int step, int layer)
+/* ---- Euler state → suffix embedding: π0.5 x1, π0 the hidden layer ub ---- */
+template <int N8> __device__ __forceinline__ void suffix(ctx<N8> &c, const params &p, int step)
 {
-    const int u = c.warp >> 1;
-    float2 bias = make_float2(0.f, 0.f);
-    if (p.shift) {
-        const float *s = p.shift + ((size_t)step * p.L + layer) * ((U_QKV + U_GU) * 16) +
-                         U_QKV * 16 + (c.cta * 4 + u) * 16;
-        bias = make_float2(__ldg(s + c.g), __ldg(s + c.g + 8));
-    }
-    uint4 b[4][N8];
-    poll_b<N8, 4>(b, p.x2 + c.warp * 4 * N8 * 256, p.T, c);
-    poll_ssq<N8>(p.ssq2, p.T, c);
-    c.tell(2);
-    STAMP(13);
-    if (N8 == 2) { /* all units at once: independent chains */
-        float acc[4][N8][4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            zero<N8>(acc[i]);
-            c.full(2 * i + (c.warp >> 2));
-        }
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            mma_unit<N8>(acc[i], c.part(i), b, c.lane);
-        __syncwarp();
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            store_part<N8>(c.part(i), acc[i], c.g, c.t);
-    } else {
-        for (int i = 0; i < 4; i++) {
-            float acc[N8][4];
-            zero<N8>(acc);
-            c.full(2 * i + (c.warp >> 2));
-            mma_unit<N8>(acc, c.part(i), b, c.lane);
-            __syncwarp();
-            store_part<N8>(c.part(i), acc, c.g, c.t);
-        }
-    }
-    c.sync();
-    wait(&c.sm->done[1], c.n_layer & 1, c.wd);
-    for (int n = c.warp & 1; n * 8 < p.T; n += 2) {
-        const int tok = n * 8 + 2 * c.t, tk = tok + (c.g & 1);
-        float2 lo, hi;
-        sum_parts<N8>(c, u, n, lo, hi);
-        float2 r = inv_rms<N8>(c, tok);
-        lo = make_float2(fmaf(lo.x, r.x, bias.x), fmaf(lo.y, r.y, bias.x));
-        hi = make_float2(fmaf(hi.x, r.x, bias.y), fmaf(hi.y, r.y, bias.y));
-        uint32_t w = pair_rows(make_float2(gelu(lo.x) * hi.x, gelu(lo.y) * hi.y), c.g);
-        if (tk < p.T)
-            st_relaxed_u32(p.hb + b_off<N8>(c.cta * 32 + u * 8 + (c.g & ~1), tk), w);
-    }
-    c.release(0, 8);
-    c.advance(8);
-    STAMP(14);
-}
-
-/* ---- end of step − 1 (xf → v → Euler, in every CTA alike), start of step: suffix → x1 ---- */
-template <int N8> __device__ __forceinline__ void heads(ctx<N8> &c, const params &p, int step)
-{
-    float *xs = c.sm->xs;
-    const int T = p.T;
-    if (step > 0) {
-        uint4 b[4][N8];
-        poll_b<N8, 4>(b, p.xf + c.warp * 4 * N8 * 256, T, c);
-        poll_ssq<N8>(p.ssqf, T, c);
-#pragma unroll
-        for (int i = 0; i < 2; i++) { /* 16 actions: high and low halves of the weights */
-            float acc[N8][4];
-            zero<N8>(acc);
-            c.full(4 * i + (c.warp >> 2));
-            mma_unit<N8>(acc, c.part(2 * i), b, c.lane);
-            c.full(4 * i + 2 + (c.warp >> 2));
-            mma_unit<N8>(acc, c.part(2 * i + 1), b, c.lane);
-            __syncwarp();
-            store_part<N8>(c.part(2 * i), acc, c.g, c.t);
-        }
-        c.sync();
-        const int i = c.warp >> 2, a = i * 16 + c.g;
-        const float *bs = p.shift ? p.shift_out + (step - 1) * A : p.out_b;
-        const float b0 = __ldg(bs + a), b1 = __ldg(bs + a + 8);
-        for (int n = c.warp & 3; n * 8 < T; n += 4) {
-            const int tok = n * 8 + 2 * c.t;
-            float2 lo, hi, r = inv_rms<N8>(c, tok);
-            sum_parts<N8>(c, 2 * i, n, lo, hi);
-            const float v[4] = { fmaf(lo.x, r.x, b0), fmaf(hi.x, r.x, b1), fmaf(lo.y, r.y, b0),
-                                 fmaf(hi.y, r.y, b1) };
-#pragma unroll
-            for (int k = 0; k < 4; k++) {
-                const int tk = tok + k / 2, ak = a + k % 2 * 8;
-                if (tk < T) {
-                    float x = fmaf(p.dt, v[k], xs[tk * A + ak]);
-                    xs[tk * A + ak] = x;
-                    if (c.cta == 0) {
-                        const size_t o = ((size_t)(step - 1) * T + tk) * A + ak;
-                        if (p.rec_v)
-                            p.rec_v[o] = v[k];
-                        if (p.rec_x)
-                            p.rec_x[o] = x;
-                        if (step == p.steps)
-                            p.x[tk * A + ak] = x;
-                    }
-                }
-            }
-        }
-        c.release(0, 8);
-        c.advance(8);
-        c.sync();
-    }
-    if (step == p.steps)
+    const int tok = c.tid >> 2, rp = c.tid & 3, row = (c.cta >> 1) * 16 + c.rank * 8 + rp * 2;
+    if (c.tid >= N8 * 32)
         return;
-    const int tok = c.tid >> 2, rp = c.tid & 3;
-    if (c.tid < N8 * 32) {
-        const int row = (c.cta >> 1) * 16 + c.rank * 8 + rp * 2;
-        const float *w = c.sm->inw + rp * 2 * A, *in_b = p.in_b + (size_t)step * p.in_b_step + row;
-        float s0 = __ldg(in_b), s1 = __ldg(in_b + 1);
-        if (tok < T)
-#pragma unroll
-            for (int i = 0; i < A; i += 4) {
-                float4 x = *(const float4 *)(xs + tok * A + i);
-                float4 w0 = *(const float4 *)(w + i), w1 = *(const float4 *)(w + A + i);
-                s0 += x.x * w0.x + x.y * w0.y + x.z * w0.z + x.w * w0.w;
-                s1 += x.x * w1.x + x.y * w1.y + x.z * w1.z + x.w * w1.w;
-            }
-        if (p.pi05) {
-            c.r0 = s0, c.r1 = s1;
-            float2 g = __ldg((const float2 *)(p.norm + step * p.norm_step + row));
-            publish_x<N8>(c, p, p.x1, p.ssq1, make_float2(1.f + g.x, 1.f + g.y));
-        } else if (tok < T) {
-            st_relaxed_u32(p.ub + b_off<N8>(row, tok), pack2(silu(s0), silu(s1)));
+    const float *w = c.sm->inw + rp * 2 * A, *in_b = p.in_b + (size_t)step * p.in_b_step + row;
+    float s0 = __ldg(in_b), s1 = __ldg(in_b + 1);
+    if (tok < p.T)
+#pragma unroll 2
+        for (int i = 0; i < A; i += 4) {
+            float4 x = *(const float4 *)(c.sm->xs + tok * A + i);
+            float4 w0 = *(const float4 *)(w + i), w1 = *(const float4 *)(w + A + i);
+            s0 += x.x * w0.x + x.y * w0.y + x.z * w0.z + x.w * w0.w;
+            s1 += x.x * w1.x + x.y * w1.y + x.z * w1.z + x.w * w1.w;
         }
+    if (p.pi05) {
+        c.r0 = s0, c.r1 = s1;
+        float2 g = __ldg((const float2 *)(p.norm + step * p.norm_step + row));
+        publish_x<N8>(c, p.x1, p.ssq1, make_float2(1.f + g.x, 1.f + g.y));
+        return;
     }
-    if (!p.pi05)
-        residual<N8, RES_MLP>(c, p, p.ub, p.norm, nullptr, p.x1, p.ssq1);
+    if (tok < p.T)
+        st_relaxed_u32(p.ub + b_off<N8>(row, tok), pack2(silu(s0), silu(s1)));
+    c.r0 = __ldg(p.mlp_b + row), c.r1 = __ldg(p.mlp_b + row + 1);
 }
 
+/* A step is 2L + 1 turns: 0: the heads, 2l + 1: attention of layer l, 2l + 2: its MLP. One turn is a
+ * product of normed x and a product into the residual, so that each has its code once: what a layer
+ * executes has to stay in the instruction cache. */
 template <int N8> __device__ __forceinline__ void compute(ctx<N8> &c, const params &p)
 {
     for (int i = c.tid; i < p.T * A; i += WARPS * 32)
         c.sm->xs[i] = p.x[i];
     for (int i = c.tid; i < 8 * A; i += WARPS * 32)
         c.sm->inw[i] = p.in_w[((c.cta >> 1) * 16 + c.rank * 8) * A + i];
+    for (int i = c.tid; i < (p.T + p.n_state) * 8; i += WARPS * 32)
+        c.sm->rope[i] = p.rope[i / 8 * 128 + (c.cta & 15) * 8 + i % 8];
+    if (p.n_state && c.tid < 8) {
+        const int row = (c.cta >> 1) * 16 + c.rank * 8 + c.tid;
+        float v = p.state_b[row];
+        for (int i = 0; i < A; i++)
+            v = fmaf(p.state_w[row * A + i], p.state[i], v);
+        c.sm->state[c.tid] = v;
+    }
     c.sync();
+    const int n_eff = c.n_eff;
+#pragma unroll 1
     for (int step = 0;; step++) {
-        heads<N8>(c, p, step);
+        const float *norm = p.norm + step * p.norm_step;
+        c.T = p.T + (step == 0 ? p.n_state : 0);
+        c.n_eff = n_eff - (step == 0 ? p.n_state : 0);
+#pragma unroll 1
+        for (int turn = 0; turn <= 2 * p.L; turn++) {
+            const int layer = (turn - 1) >> 1;
+            const enum phase first = turn == 0 ? OUT : turn & 1 ? QKV : GATE_UP;
+            if (first == QKV)
+                STAMP(0);
+            if (turn || step)
+                normed<N8>(c, p, first, turn ? step : step - 1, layer);
+            if (turn == 0) {
+                c.sync();
+                if (step == p.steps)
+                    break;
+                suffix<N8>(c, p, step);
+                if (p.pi05)
+                    continue;
+            } else if (first == QKV) {
+                attend<N8>(c, p);
+                combine<N8>(c, p);
+            }
+            /* turn reads norm `turn` next, and its gate is that of norm turn − 1 */
+            const float *next = norm + (int64_t)turn * p.norm_inst;
+            residual<N8>(c, p,
+                         turn == 0  ? MLP
+                         : turn & 1 ? O
+                                    : DOWN,
+                         next, p.pi05 ? next - p.norm_inst + 2 * W : nullptr, turn == 2 * p.L);
+            if (turn && !(turn & 1))
+                c.n_layer++;
+        }
         if (step == p.steps)
             break;
-        const float *norm = p.norm + step * p.norm_step;
-        for (int l = 0; l < p.L; l++) {
-            const float *n1 = norm + (int64_t)(2 * l) * p.norm_inst, *n2 = n1 + p.norm_inst;
-            const bool last = l == p.L - 1;
-            STAMP(0);
-            qkv<N8>(c, p, step, l);
-            attend<N8>(c, p);
-            combine<N8>(c, p);
-            residual<N8, RES_O>(c, p, p.ob, n2, p.pi05 ? n1 + 2 * W : nullptr, p.x2, p.ssq2);
-            gate_up<N8>(c, p, step, l);
-            residual<N8, RES_DOWN>(c, p, p.hb, n2 + p.norm_inst, p.pi05 ? n2 + 2 * W : nullptr,
-                                   last ? p.xf : p.x1, last ? p.ssqf : p.ssq1);
-            c.n_layer++;
-        }
     }
-    if (c.wd.dead && c.lane == 0)
+    if (c.spins >= GIVE_UP && c.lane == 0)
         *p.status = 1;
 }
 
@@ -864,55 +824,73 @@ struct feeder {
     uint64_t *full, *empty;
     int s;
     uint32_t ph, n;
-    watch wd;
-    __device__ __forceinline__ void slot(const uint8_t *src, uint64_t pol)
-    {
-        if (n >= NS)
-            wait(&empty[s], ph ^ 1, wd);
-        if (n >= IN_FLIGHT) {
-            int k = s - IN_FLIGHT;
-            wait(&full[k < 0 ? k + NS : k], k < 0 ? ph ^ 1 : ph, wd);
-        }
-        mbar_expect(&full[s], SLOT);
-        bulk_copy(ring + s * SLOT, src, SLOT, &full[s], pol);
-        n++;
-        if (++s == NS)
-            s = 0, ph ^= 1;
-    }
-    __device__ __forceinline__ void units(const uint8_t *src, int count, uint64_t pol)
+    /* src NULL: an empty slot, there to keep units of two slots at even ones */
+    __device__ __forceinline__ void slots(const uint8_t *src, int count, uint64_t pol)
     {
 #pragma unroll 1
-        for (int i = 0; i < 2 * count; i++)
-            slot(src + (size_t)i * SLOT, pol);
+        for (; count > 0; count--) {
+            if (n >= NS)
+                mbar_wait(&empty[s], ph ^ 1);
+            if (n >= IN_FLIGHT) {
+                const int k = s - IN_FLIGHT;
+                mbar_wait(&full[k < 0 ? k + NS : k], k < 0 ? ph ^ 1 : ph);
+            }
+            if (src) {
+                mbar_expect(&full[s], SLOT);
+                bulk_copy(ring + s * SLOT, src, SLOT, &full[s], pol);
+                src += SLOT;
+            } else {
+                mbar_arrive(&full[s]);
+            }
+            n++;
+            if (++s == NS)
+                s = 0, ph ^= 1;
+        }
     }
 };
 
 template <int N8>
 __device__ __forceinline__ void feed(smem<N8> *sm, const params &p, int cta, int rank, int nt,
-                                     int t0)
+                                     int t0, int st)
 {
     feeder f = {};
     f.ring = sm->ring, f.full = sm->full, f.empty = sm->empty;
     const uint64_t once = policy_evict_first(), keep = policy_evict_last();
     const uint8_t *heads = p.weights + (size_t)p.L * U_LAYER * UNIT;
+    const int na = nt + (st >= 0);
+#pragma unroll 1
     for (int step = 0; step < p.steps; step++) {
-        if (!p.pi05)
-            f.units(heads + (size_t)(U_OUT + cta) * UNIT, 1, keep);
-        for (int l = 0; l < p.L; l++) {
+#pragma unroll 1
+        for (int l = -1; l <= p.L; l++) {
             const uint8_t *w = p.weights + (size_t)l * U_LAYER * UNIT;
-            f.units(w + (size_t)cta * UNIT, 1, once);
-            if (cta % 4 == 0)
-                f.units(w + (size_t)(128 + cta / 4) * UNIT, 1, once);
-            for (int i = 0; i < nt; i++)
-                f.slot(p.kv + (size_t)(l * MAX_TILES + t0 + i) * KV_TILE, keep);
-            w += (size_t)U_QKV * UNIT;
-            f.units(w + (size_t)cta * UNIT, 1, once);
-            w += (size_t)U_O * UNIT;
-            f.units(w + (size_t)cta * 4 * UNIT, 4, once);
-            w += (size_t)U_GU * UNIT;
-            f.units(w + (size_t)((cta >> 1) * 4 + rank * 2) * UNIT, 2, once);
+            /* in the order in which compute() takes them */
+#pragma unroll 1
+            for (int i = 0; i < 7; i++) {
+                const uint8_t *src = nullptr;
+                int n = 0;
+                if (l == p.L) {
+                    src = heads, n = i == 0 ? 2 * U_OUT : 0;
+                } else if (l < 0) {
+                    src = heads + (size_t)(U_OUT + cta) * UNIT, n = i == 0 && !p.pi05 ? 2 : 0;
+                } else if (i == 0) {
+                    src = w + (size_t)cta * UNIT, n = 2;
+                } else if (i == 1) {
+                    src = w + (size_t)kv_tile(cta) * UNIT, n = kv_tile(cta) >= 0 ? 2 : 0;
+                } else if (i == 2) {
+                    src = p.kv + (size_t)(l * MAX_TILES + t0) * KV_TILE, n = nt;
+                } else if (i == 3) {
+                    n = (st >= 0) + (na & 1);
+                } else if (i == 4) {
+                    src = w + (size_t)(U_QKV + cta) * UNIT, n = 2;
+                } else if (i == 5) {
+                    src = w + (size_t)(U_QKV + U_O + cta * 4) * UNIT, n = 8;
+                } else {
+                    src = w + (size_t)(U_QKV + U_O + U_GU + (cta >> 1) * 4 + rank * 2) * UNIT,
+                    n = 4;
+                }
+                f.slots(src, n, l < 0 || l == p.L || i == 2 ? keep : once);
+            }
         }
-        f.units(heads, U_OUT, keep);
     }
 }
 
@@ -929,10 +907,12 @@ template <int N8>
 __device__ __forceinline__ void clear(smem<N8> *sm, const params &p, int cta, int rank, int lane)
 {
     const uint4 e4 = make_uint4(~0u, ~0u, ~0u, ~0u);
-    const int T = p.T, row = (cta >> 1) * 16 + rank * 8, head = cta >> 4, part = cta & 15;
-    watch wd = {};
+    const int row = (cta >> 1) * 16 + rank * 8, head = cta >> 4, part = cta & 15;
+    const int kv = kv_tile(cta);
+#pragma unroll 1
     for (uint32_t n = 0; n < (uint32_t)(p.steps * p.L); n++) {
-        wait(&sm->ev[0], n & 1, wd);
+        const int T = p.T + (n < (uint32_t)p.L ? p.n_state : 0);
+        mbar_wait(&sm->ev[0], n & 1);
 #pragma unroll 1
         for (int tok = lane; tok < T; tok += 32) {
             const int o = b_off<N8>(row, tok);
@@ -947,41 +927,44 @@ __device__ __forceinline__ void clear(smem<N8> *sm, const params &p, int cta, in
             st_relaxed(p.hb + b_off<N8>(cta * 32 + i % 4 * 8, i / 4), e4);
         cleared(&sm->done[0], lane);
 
-        wait(&sm->ev[1], n & 1, wd);
+        mbar_wait(&sm->ev[1], n & 1);
 #pragma unroll 1
         for (int tok = lane; tok < T; tok += 32) {
             st_relaxed(p.x1 + b_off<N8>(row, tok), e4);
             st_relaxed_u32(p.ssq1 + cta * t8p_of(N8) + tok, ~0u);
+        }
+        cleared(&sm->done[1], lane);
+
+#pragma unroll 1
+        for (int tok = lane; tok < T; tok += 32) {
             st_relaxed(p.q + b_off<N8>(head * E + part * 8, tok), e4);
             st_relaxed(p.q + b_off<N8>(head * E + part * 8 + 128, tok), e4);
             float *ml = p.ml + (head * SPLITS + part) * 2 * (N8 * 8) + tok;
             st_relaxed_u32(ml, ~0u);
             st_relaxed_u32(ml + N8 * 8, ~0u);
         }
-        if (cta % 4 == 0) {
-            const int i0 = cta / 4 % 16 * 8;
+        if (kv >= 0) {
 #pragma unroll 1
             for (int i = lane; i < T * 8; i += 32) { /* words: K (token, dim pair); V (pair, dim) */
-                const int tok = i / 8, hi = i / 4 % 2 * 128, d = i % 4;
+                const int tok = i / 8, dim = part * 8 + i / 4 % 2 * 128, d = i % 4;
                 bf16 *t = p.ks + (tok >> 4) * (KV_TILE / 2);
-                if (cta / 4 < 16) {
-                    st_relaxed_u32(t + k_off(i0 + hi + d * 2, tok & 15), ~0u);
+                if (kv < 144) {
+                    st_relaxed_u32(t + k_off(dim + d * 2, tok & 15), ~0u);
                 } else if (!(tok & 1)) {
-                    st_relaxed_u32(t + v_off(i0 + hi + d, tok & 15), ~0u);
-                    st_relaxed_u32(t + v_off(i0 + hi + d + 4, tok & 15), ~0u);
+                    st_relaxed_u32(t + v_off(dim + d, tok & 15), ~0u);
+                    st_relaxed_u32(t + v_off(dim + d + 4, tok & 15), ~0u);
                 }
             }
         }
 #pragma unroll 1
         for (int dt = 0; dt < 16; dt++) {
             float *d = p.po + (size_t)((head * 16 + dt) * SPLITS + part) * (N8 * 8) * 16;
-#pragma unroll 4
+#pragma unroll 1
             for (int i = lane; i < T * 4; i += 32)
                 st_relaxed(d + i * 4, e4);
         }
-        cleared(&sm->done[1], lane);
 
-        wait(&sm->ev[2], n & 1, wd);
+        mbar_wait(&sm->ev[2], n & 1);
 #pragma unroll 1
         for (int i = lane; i < 2 * T; i += 32)
             st_relaxed(p.ob + b_off<N8>(head * E + part * 16 + i % 2 * 8, i / 2), e4);
@@ -1014,11 +997,13 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(THREADS, 1)
     const int n_eff = *p.neff, tiles = (n_eff + 15) / 16, split = cta & 15;
     const int nt = tiles / SPLITS + (split < tiles % SPLITS);
     const int t0 = split * (tiles / SPLITS) + min(split, tiles % SPLITS);
+    const int ns = (p.T + p.n_state + 15) / 16; /* suffix tiles, to the last splits */
+    const int st = split >= SPLITS - ns ? split - (SPLITS - ns) : -1;
     if (warp >= WARPS) {
         reg_dealloc<56>();
         if (warp == WARPS) {
             if (lane == 0)
-                feed<N8>(sm, p, cta, rank, nt, t0);
+                feed<N8>(sm, p, cta, rank, nt, t0, st);
         } else if (warp == WARPS + 1) {
             clear<N8>(sm, p, cta, rank, lane);
         }
@@ -1026,9 +1011,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(THREADS, 1)
         reg_alloc<224>();
         ctx<N8> c = {};
         c.sm = sm, c.tid = tid, c.warp = warp, c.lane = lane, c.g = lane / 4, c.t = lane % 4;
-        c.cta = cta, c.rank = rank, c.nt = nt, c.t0 = t0, c.n_eff = n_eff;
-        const int ns = (p.T + 15) / 16;
-        c.st = split >= SPLITS - ns ? split - (SPLITS - ns) : -1;
+        c.cta = cta, c.rank = rank, c.nt = nt, c.t0 = t0, c.n_eff = n_eff, c.st = st;
         compute<N8>(c, p);
     }
     __syncwarp();
@@ -1053,6 +1036,7 @@ template <int N8> static cudaError_t launch(const struct dn90_args *a, cudaStrea
     p.neff = (const int *)(b + w.neff), p.status = (int *)(b + w.status);
     p.norm = a->norm, p.pi05 = a->shape.pi05;
     p.L = a->shape.n_layers, p.T = a->shape.n_tokens, p.steps = a->n_steps;
+    p.n_state = !p.pi05, p.state = a->state, p.state_w = a->state_w, p.state_b = a->state_b;
     p.norm_inst = p.pi05 ? 3 * W : W;
     p.norm_step = p.pi05 ? (int64_t)(2 * p.L + 1) * 3 * W : 0;
     p.shift = (const float *)a->shift;
@@ -1088,5 +1072,5 @@ extern "C" cudaError_t dn90_prepare(const struct dn90_shape *s)
 
 extern "C" cudaError_t dn90_enqueue(const struct dn90_args *a, cudaStream_t stream)
 {
-    return n8_of(a->shape.n_tokens) == 2 ? launch<2>(a, stream) : launch<7>(a, stream);
+    return n8_of(&a->shape) == 2 ? launch<2>(a, stream) : launch<7>(a, stream);
 }

@@ -69,7 +69,8 @@ inline struct ws ws_of(int n8, int n_layers)
     w.total = o;
     return w;
 }
-inline int n8_of(int n_tokens) { return n_tokens <= 16 ? 2 : 7; }
+/* n tiles of 8 tokens; π0's state token is one more in step 0 */
+inline int n8_of(const struct dn90_shape *s) { return s->n_tokens + !s->pi05 <= 16 ? 2 : 7; }
 
 /* B order, in elements */
 template <int N8> __device__ __forceinline__ int b_off(int k, int tok)

@@ -18,9 +18,9 @@ extern "C" {
 struct dn90_shape {
     int n_layers, width, mlp, heads, head_dim;
     int action_dim; /* A */
-    int n_tokens;   /* action tokens of the sample, 1 … 56 */
-    int max_keys; /* keys of the cache at most, state token included, action tokens not: ≤ 1024 */
-    int pi05;     /* 1: adaRMS and no state token */
+    int n_tokens;   /* action tokens of the sample, 1 … 56 (π0: 55) */
+    int max_keys;   /* prefix keys at most, with π0's state token ≤ 1024 */
+    int pi05;       /* 1: adaRMS and no state token */
 };
 
 /* Pure: can this device class and shape take the loop? arch = 10·major + minor. */
@@ -63,18 +63,20 @@ struct dn90_args {
     void *workspace;     /* dn90_workspace_bytes, 256-byte aligned */
     const void *weights; /* dn90_weights_bytes */
     /* Prefix cache, bf16 rows of E values: row r of layer l is k + l·layer_stride + r·E. Rows
-     * [0, n_valid) and, for π0, the state token's row n_rows are keys; [n_valid, n_rows) are not. */
+     * [0, n_valid) are keys. */
     const uint16_t *k, *v;
-    int64_t layer_stride;            /* elements */
-    const int32_t *n_valid, *n_rows; /* on the device: read at each replay */
+    int64_t layer_stride;   /* elements */
+    const int32_t *n_valid; /* on the device: read at each replay */
     /* Norms. π0: gains f32 [2L+1][W], stored as offset from 1. π0.5: the mod table of dn90_shift. */
     const float *norm;
     const void *shift; /* π0.5: dn90_shift's result; NULL for π0 */
     /* Heads, f32. π0: in_w = W_mlp_in[:, :W] · W_action_in [W, A]; in_b [n_steps][W] the rest of
      * action_time_mlp_in at each step. π0.5: in_w = action_in_proj [W, A], in_b [W]. */
     const float *in_w, *in_b;
-    const float *mlp_out_b;   /* π0: [W] */
-    const float *out_b;       /* π0: [A]; π0.5: it is in shift */
+    const float *mlp_out_b; /* π0: [W] */
+    const float *out_b;     /* π0: [A]; π0.5: it is in shift */
+    /* π0's state token, f32: state [A], state_proj [W, A] and [W]; NULL for π0.5 */
+    const float *state, *state_w, *state_b;
     float *x;                 /* [n_tokens, A]: noise in, actions out */
     float *rec_v, *rec_x;     /* [n_steps][n_tokens, A] or NULL: velocity, x after the step */
     unsigned long long *prof; /* NULL, or [128][DN90_STAMPS] ns time stamps of layer prof_layer */

@@ -151,19 +151,19 @@ __global__ void shift_out_kernel(const float *mod, const float *out_w, const flo
 /* Blocks [0, L·64): a key tile each; the rest: exchange buffers and RoPE. */
 __global__ void __launch_bounds__(256)
     setup_kernel(const uint16_t *k, const uint16_t *v, int64_t layer_stride, const int32_t *n_valid,
-                 const int32_t *n_rows, int n_state, uint8_t *base, struct ws w, int n_layers,
-                 int n_tokens)
+                 int n_state, uint8_t *base, struct ws w, int n_layers, int n_tokens)
 {
-    int tid = threadIdx.x, valid = *n_valid, hole = *n_rows - valid, n_eff = valid + n_state;
+    int tid = threadIdx.x, valid = *n_valid, n_eff = valid + n_state;
     if ((int)blockIdx.x >= n_layers * MAX_TILES) {
         int b = blockIdx.x - n_layers * MAX_TILES, nb = gridDim.x - n_layers * MAX_TILES;
         for (size_t i = (size_t)b * 256 + tid; i < w.poison / 16; i += (size_t)nb * 256)
             ((uint4 *)base)[i] = make_uint4(~0u, ~0u, ~0u, ~0u);
         float2 *rope = (float2 *)(base + w.rope);
-        for (int i = b * 256 + tid; i < n_tokens * 128; i += nb * 256) {
+        for (int i = b * 256 + tid; i < (n_tokens + n_state) * 128; i += nb * 256) {
             /* frequency in double, rounded once (docs/model.md, RoPE) */
             float f = (float)exp(-2.0 * (i % 128) / 256.0 * 9.210340371976184 /* ln 10000 */);
-            float ang = (float)(n_eff + i / 128) * f, sn, cs;
+            int pos = i / 128 < n_tokens ? n_eff + i / 128 : valid; /* the state's is the first */
+            float ang = (float)pos * f, sn, cs;
             sincosf(ang, &sn, &cs);
             rope[i] = make_float2(cs, sn);
         }
@@ -184,8 +184,8 @@ __global__ void __launch_bounds__(256)
         uint32_t r[4];
 #pragma unroll
         for (int a = 0; a < 4; a++) {
-            int key = tile * 16 + lane / 4 + 8 * (a & 1), row = key < valid ? key : key + hole;
-            r[a] = key < n_eff ? *(const uint32_t *)(kl + (size_t)row * E + kb * 32 + lane % 4 * 8 +
+            int key = tile * 16 + lane / 4 + 8 * (a & 1), row = key;
+            r[a] = key < valid ? *(const uint32_t *)(kl + (size_t)row * E + kb * 32 + lane % 4 * 8 +
                                                      j * 4 + (a & 2))
                                : 0;
         }
@@ -198,9 +198,9 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
         for (int a = 0; a < 4; a++) {
             int dim = dt * 16 + lane / 4 + 8 * (a & 1), key = tile * 16 + lane % 4 * 4 + (a & 2);
-            uint32_t x0 = key < n_eff ? vl[(size_t)(key < valid ? key : key + hole) * E + dim] : 0;
+            uint32_t x0 = key < valid ? vl[(size_t)key * E + dim] : 0;
             key++;
-            uint32_t x1 = key < n_eff ? vl[(size_t)(key < valid ? key : key + hole) * E + dim] : 0;
+            uint32_t x1 = key < valid ? vl[(size_t)key * E + dim] : 0;
             r[a] = x0 | x1 << 16;
         }
         dst[512 + c] = make_uint4(r[0], r[1], r[2], r[3]);
@@ -211,8 +211,8 @@ cudaError_t setup(const struct dn90_args *a, const struct ws *w, cudaStream_t st
 {
     int L = a->shape.n_layers;
     setup_kernel<<<L * MAX_TILES + 128, 256, 0, stream>>>(
-        a->k, a->v, a->layer_stride, a->n_valid, a->n_rows, a->shape.pi05 ? 0 : 1,
-        (uint8_t *)a->workspace, *w, L, a->shape.n_tokens);
+        a->k, a->v, a->layer_stride, a->n_valid, a->shape.pi05 ? 0 : 1, (uint8_t *)a->workspace, *w,
+        L, a->shape.n_tokens);
     return cudaGetLastError();
 }
 } // namespace dn90
@@ -223,7 +223,8 @@ extern "C" int dn90_supported(int arch, int n_sms, const struct dn90_shape *s, i
 {
     return arch == 90 && n_sms >= CTAS && batch == 1 && s->width == W && s->mlp == F &&
            s->heads == H && s->head_dim == E && s->action_dim == A && s->n_layers >= 1 &&
-           s->n_tokens >= 1 && s->n_tokens <= 56 && s->max_keys <= MAX_TILES * 16;
+           s->n_tokens >= 1 && s->n_tokens + !s->pi05 <= 56 &&
+           s->max_keys + !s->pi05 <= MAX_TILES * 16;
 }
 
 extern "C" size_t dn90_weights_bytes(const struct dn90_shape *s)
@@ -272,11 +273,10 @@ extern "C" cudaError_t dn90_shift(const struct dn90_shape *s, void *shift, int n
 
 extern "C" size_t dn90_workspace_bytes(const struct dn90_shape *s)
 {
-    return ws_of(n8_of(s->n_tokens), s->n_layers).total;
+    return ws_of(n8_of(s), s->n_layers).total;
 }
 
 extern "C" const int32_t *dn90_status(const struct dn90_shape *s, const void *workspace)
 {
-    return (const int32_t *)((const uint8_t *)workspace +
-                             ws_of(n8_of(s->n_tokens), s->n_layers).status);
+    return (const int32_t *)((const uint8_t *)workspace + ws_of(n8_of(s), s->n_layers).status);
 }

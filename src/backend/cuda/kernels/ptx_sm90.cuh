@@ -56,6 +56,17 @@ PTX_INLINE bool mbar_try_cluster(uint64_t *bar, uint32_t parity)
     return ok;
 }
 
+PTX_INLINE void mbar_wait(uint64_t *bar, uint32_t parity)
+{
+    while (!mbar_try(bar, parity))
+        ;
+}
+PTX_INLINE void mbar_wait_cluster(uint64_t *bar, uint32_t parity)
+{
+    while (!mbar_try_cluster(bar, parity))
+        ;
+}
+
 /* ---- bulk copy, proxy fence ---- */
 PTX_INLINE uint64_t policy_evict_first()
 {
@@ -77,6 +88,8 @@ PTX_INLINE void bulk_copy(void *dst, const void *src, uint32_t bytes, uint64_t *
                  : "memory");
 }
 PTX_INLINE void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+/* Every state space: generic stores to global memory before later bulk copies of it. */
+PTX_INLINE void fence_proxy_async_all() { asm volatile("fence.proxy.async;" ::: "memory"); }
 
 /* ---- cluster ---- */
 PTX_INLINE uint32_t cluster_rank()
