@@ -348,7 +348,7 @@ static void loop_make(struct loop_run *r, const struct run_case &c, int nl, bool
 {
     memset(r, 0, sizeof *r);
     struct dn90_args &a = r->a;
-    a.shape = { nl, W, F, H, E, A, c.T, c.n_valid, c.pi05 };
+    a.shape = { nl, W, F, H, E, A, c.T, c.n_valid + !c.pi05, c.pi05 };
     if (!dn90_supported(90, 132, &a.shape, 1))
         printf("shape is not supported\n"), exit(1);
     a.n_steps = c.steps;

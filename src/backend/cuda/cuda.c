@@ -130,11 +130,8 @@ static void carve_scratch(struct cuda_engine *c)
     b->sact = dev_take(a, S * Fe, sizeof *b->sact);
     b->part_o = dev_take(a, parts * E, sizeof *b->part_o);
     b->part_ml = dev_take(a, parts * 2, sizeof *b->part_ml);
-    if (c->has_loop) {
+    if (c->has_loop)
         b->loop_ws = dev_take(a, dn90_workspace_bytes(&c->loop_shape), 1);
-        b->state_ws = dev_take(a, st90_workspace_bytes(), 1);
-        b->state_x = dev_take(a, We, sizeof *b->state_x);
-    }
     a->used = a->peak;
 }
 

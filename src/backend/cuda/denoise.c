@@ -175,37 +175,7 @@ static pi0_status velocity(struct cuda_engine *c, const struct pass *p, struct p
     return PI0_OK;
 }
 
-/* Leaves the state token's K and V in the cache, behind the prefix. */
-static pi0_status state_enqueue(struct cuda_engine *c, struct pi0_error *err)
-{
-    const struct pi0_dims *d = &c->plan.dims;
-    const struct cu_buffers *b = &c->b;
-    struct cu_linear st = { .w = c->w.state_w,
-                            .ldw = d->action_dim,
-                            .x = b->state,
-                            .bias = c->w.state_b,
-                            .y = b->state_x,
-                            .rows = 1,
-                            .n = d->expert_width,
-                            .k = d->action_dim,
-                            .ldy = d->expert_width };
-    CU_TRY(cu_linear(&st, c->dev.stream), err);
-    struct st90_args a = { .shape = c->loop_shape,
-                           .workspace = b->state_ws,
-                           .weights = c->w.loop,
-                           .norm = c->w.norms,
-                           .x = b->state_x,
-                           .cos_sin = c->w.rope,
-                           .k = b->k,
-                           .v = b->v,
-                           .layer_stride = (int64_t)cache_layer(c, 1),
-                           .n_valid = &b->samples[0].n_valid,
-                           .n_rows = &b->samples[0].n_rows };
-    CU_TRY(st90_enqueue(&a, c->dev.stream), err);
-    return PI0_OK;
-}
-
-/* The state token first, then all steps as one kernel. x of step 0 is the noise; the loop records x
+/* All steps as one kernel, π0's state token included. x of step 0 is the noise; the loop records x
  * after each step. */
 static pi0_status loop_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err)
 {
@@ -214,10 +184,6 @@ static pi0_status loop_enqueue(struct cuda_engine *c, const struct cu_key *k, st
     const struct cu_buffers *b = &c->b;
     cudaStream_t s = c->dev.stream;
     size_t n = (size_t)d->action_horizon * (size_t)d->action_dim;
-    const int32_t *n_rows = &b->samples[0].n_rows, *n_valid = &b->samples[0].n_valid;
-    int64_t stride = (int64_t)cache_layer(c, 1);
-    if (c->plan.n_state)
-        TRY(state_enqueue(c, err));
     CU_TRY(cudaMemcpyAsync(b->actions, b->noise, n * sizeof(float), cudaMemcpyDeviceToDevice, s),
            err);
     if (b->rec_x)
@@ -229,15 +195,17 @@ static pi0_status loop_enqueue(struct cuda_engine *c, const struct cu_key *k, st
                            .weights = c->w.loop,
                            .k = b->k,
                            .v = b->v,
-                           .layer_stride = stride,
-                           .n_valid = n_valid,
-                           .n_rows = n_rows,
+                           .layer_stride = (int64_t)cache_layer(c, 1),
+                           .n_valid = &b->samples[0].n_valid,
                            .norm = is_pi05(c) ? t->mod : c->w.norms,
                            .shift = t->shift,
                            .in_w = c->w.suffix_w,
                            .in_b = is_pi05(c) ? c->w.suffix_c : t->c,
                            .mlp_out_b = is_pi05(c) ? NULL : c->w.time_out_b,
                            .out_b = c->w.out_b,
+                           .state = b->state,
+                           .state_w = c->w.state_w,
+                           .state_b = c->w.state_b,
                            .x = b->actions,
                            .rec_v = b->rec_v,
                            .rec_x = b->rec_x ? b->rec_x + n : NULL };

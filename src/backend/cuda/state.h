@@ -16,7 +16,7 @@
 #include "backend/cuda/kernels/attn_sm90.h"
 #include "backend/cuda/kernels/gemm_lt.h"
 #include "backend/cuda/kernels/kernels.h"
-#include "backend/cuda/kernels/state_sm90.h"
+#include "backend/cuda/kernels/denoise_sm90.h"
 #include "backend/cuda/select.h"
 
 /* Weights on the device. uint16_t: bf16. All [out, in]; q, k, v rows follow each other in wqkv. */
@@ -101,8 +101,7 @@ struct cu_buffers {
     uint16_t *sh, *sq, *so, *sgu, *sact;
     float *part_o, *part_ml;
     /* denoise by the loop */
-    void *loop_ws, *state_ws;
-    float *state_x; /* [W] */
+    void *loop_ws;
 };
 
 enum cu_stage { CU_STAGE_VISION = 0, CU_STAGE_PREFIX, CU_STAGE_DENOISE };
