@@ -6,7 +6,7 @@
  *
  *     check_linear [--filter WORD]… [--bench] [--seed N]
  *
- * The seed of the random data is printed first; the last line is "N passed, N failed, N skipped". */
+ * --filter: only cases whose names have one of these words in them. The seed of the random data is printed first; the last line is "N passed, N failed, N skipped". */
 #ifndef PI0_TESTS_CHECK_H
 #define PI0_TESTS_CHECK_H
 

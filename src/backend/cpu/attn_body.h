@@ -47,7 +47,7 @@ static void attn_scores(const struct attn_block *b)
     for (int j = 0; j < b->n_pad; j += CPU_PANEL * MICRO_PANELS) {
         int two = MICRO_PANELS == 1 || b->n_pad - j > CPU_PANEL;
         const float *keys = a->keys + (size_t)(j / CPU_PANEL) * panel;
-        m.w[0] = (const unsigned char *)keys;
+        m.w[0] = m.far[0] = m.far[1] = (const unsigned char *)keys;
         m.w[1] = (const unsigned char *)(MICRO_PANELS == 1 ? keys + VEC_LANES
                                          : two             ? keys + panel
                                                            : keys);
@@ -140,7 +140,8 @@ static void attn_columns(const struct attn_block *b, int e, int panels)
                            .n = first,
                            .acc = { b->sums, b->sums + VEC_LANES },
                            .acc_stride = 2 * CPU_PANEL,
-                           .ahead = (long)stride * 16 };
+                           .ahead = (long)stride * 16,
+                           .far = { (const unsigned char *)v, (const unsigned char *)v } };
         micro_fn run = attn_micro[rows][MICRO_PANELS == 1 ? 2 : panels];
         run(&m);
         if (second > 0) {

@@ -38,6 +38,17 @@ static void amx_set_rows(int rows)
     _tile_loadconfig(&c);
 }
 
+/* What the next block needs, into L2: as many lines as this step reads of w, or fewer. */
+VEC_INLINE void amx_fetch(const struct micro *m, int step)
+{
+    const char *f0 = (const char *)m->far[0] + step * m->far_step;
+    const char *f1 = (const char *)m->far[1] + step * m->far_step;
+    for (long i = 0; i < AMX_STEPS * m->far_step; i += 64) {
+        _mm_prefetch(f0 + i, _MM_HINT_T1);
+        _mm_prefetch(f1 + i, _MM_HINT_T1);
+    }
+}
+
 #define AMX_OPEN(tile, at)                  \
     do {                                    \
         if (m->keep)                        \
@@ -56,7 +67,8 @@ static void micro_amx_22(const struct micro *m)
     AMX_OPEN(1, m->acc[1]);
     AMX_OPEN(2, m->acc[0] + lower);
     AMX_OPEN(3, m->acc[1] + lower);
-    for (int k = m->n; k > 0; k -= AMX_STEPS) {
+    for (int k = 0; k < m->n; k += AMX_STEPS) {
+        amx_fetch(m, k);
         _tile_loadd(6, w0, 64);
         _tile_loadd(4, x0, m->x_stride);
         _tile_loadd(7, w1, 64);
@@ -83,7 +95,8 @@ static void micro_amx_21(const struct micro *m)
     const unsigned char *x0 = m->x, *x1 = m->x + AMX_ROWS * m->x_stride, *w0 = m->w[0];
     AMX_OPEN(0, m->acc[0]);
     AMX_OPEN(2, m->acc[0] + lower);
-    for (int k = m->n; k > 0; k -= AMX_STEPS) {
+    for (int k = 0; k < m->n; k += AMX_STEPS) {
+        amx_fetch(m, k);
         _tile_loadd(6, w0, 64);
         _tile_loadd(4, x0, m->x_stride);
         _tile_dpbf16ps(0, 4, 6);
@@ -97,23 +110,20 @@ static void micro_amx_21(const struct micro *m)
     _tile_stored(2, m->acc[0] + lower, acc_row);
 }
 
-/* 1 to 16 rows by two panels: bound by reading w, which is fetched ahead. */
+/* 1 to 16 rows by two panels: bound by reading w. */
 static void micro_amx_12(const struct micro *m)
 {
     long acc_row = m->acc_stride * 4;
     const unsigned char *x0 = m->x, *w0 = m->w[0], *w1 = m->w[1];
     AMX_OPEN(0, m->acc[0]);
     AMX_OPEN(1, m->acc[1]);
-    for (int k = m->n; k > 0; k -= AMX_STEPS) {
+    for (int k = 0; k < m->n; k += AMX_STEPS) {
+        amx_fetch(m, k);
         _tile_loadd(4, x0, m->x_stride);
         _tile_loadd(6, w0, 64);
         _tile_dpbf16ps(0, 4, 6);
         _tile_loadd(7, w1, 64);
         _tile_dpbf16ps(1, 4, 7);
-        for (int line = 0; line < 1024; line += 64) {
-            _mm_prefetch((const char *)w0 + m->ahead + line, _MM_HINT_T0);
-            _mm_prefetch((const char *)w1 + m->ahead + line, _MM_HINT_T0);
-        }
         x0 += 64;
         w0 += 1024;
         w1 += 1024;
@@ -128,7 +138,8 @@ static void micro_amx_11(const struct micro *m)
     long acc_row = m->acc_stride * 4;
     const unsigned char *x0 = m->x, *w0 = m->w[0];
     AMX_OPEN(0, m->acc[0]);
-    for (int k = m->n; k > 0; k -= AMX_STEPS) {
+    for (int k = 0; k < m->n; k += AMX_STEPS) {
+        amx_fetch(m, k);
         _tile_loadd(4, x0, m->x_stride);
         _tile_loadd(6, w0, 64);
         _tile_dpbf16ps(0, 4, 6);

@@ -11,12 +11,14 @@ VEC_INLINE void micro_bf16(const struct micro *m, int rows, int nv)
 {
     struct micro_sums s;
     const unsigned char *base[MICRO_BASES], *w0 = m->w[0], *w1 = m->w[1];
-    long stride = m->x_stride, step = m->w_step, ahead = m->ahead;
+    const unsigned char *f0 = m->far[0], *f1 = m->far[1];
+    long stride = m->x_stride, step = m->w_step, ahead = m->ahead, far_step = m->far_step;
     micro_open(&s, m, rows, nv);
     micro_bases(base, m, rows);
     for (int k = m->n; k > 0; k--) {
         __m512bh a = (__m512bh)_mm512_load_si512((const void *)w0), b = a;
         _mm_prefetch((const char *)w0 + ahead, _MM_HINT_T0);
+        MICRO_FETCH(f0, f1, far_step);
         w0 += step;
         if (nv == 2) {
             b = (__m512bh)_mm512_load_si512((const void *)w1);

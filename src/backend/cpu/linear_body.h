@@ -18,10 +18,10 @@
 
 #include "backend/cpu/micro.h"
 
-#define LINEAR_GROUP 8                     /* panels: 8 · 16 columns · 1024 · 2 bytes = 256 KB */
-#define LINEAR_SCRATCH ((size_t)512 << 10) /* cpu_scratch_bytes() */
-#define LINEAR_AHEAD_L2 1024               /* bytes: L2 → L1, while other rows use the block */
-#define LINEAR_AHEAD_DRAM 4096             /* bytes: memory → L1 */
+#define LINEAR_GROUP 8                         /* panels at most */
+#define LINEAR_SCRATCH ((size_t)512 << 10)     /* cpu_scratch_bytes() */
+#define LINEAR_AHEAD 2048                      /* bytes: L2 → L1 */
+#define LINEAR_BLOCK_BYTES ((size_t)256 << 10) /* of weights: a quarter of L2 */
 
 /* One kind of product of one instruction set. */
 struct linear_kernel {
@@ -38,12 +38,12 @@ struct linear_kernel {
 struct linear_block {
     const struct linear_kernel *kern;
     const struct linear_args *a;
-    int panel, n_panels; /* group */
+    int panel, n_panels, group; /* group: panels of a full one */
     int k, n_k, k_block;
     int first_row, n_rows;     /* rows of this pass, in blocks of kern->rows */
-    const unsigned char *next; /* weights of the group and K block after this one, or NULL */
-    int next_panels, next_k;
-    int rows_set; /* what kern->set_rows was last told */
+    const unsigned char *next; /* weights of the group and K block after this one */
+    int next_panels, next_k;   /* next_panels 0: this is the last one */
+    int rows_set;              /* what kern->set_rows was last told */
     float *acc;
     float *wide; /* [kern->rows][n_k + CPU_PANEL] where x is widened */
 };
@@ -117,16 +117,20 @@ static void linear_widen(const struct linear_block *b, int row, int rows)
     }
 }
 
-/* Slice `i` of `n` of the panels [p, p + count) of the next block. */
-VEC_INLINE void linear_fetch(const struct linear_block *b, int p, int count, int i, int n)
+/* The share of row block `i` of `n` in fetching the panels of the next block that lie where panels p
+ * and on lie in this one. A step of micro reads 64 bytes of a panel, whatever its dtype. */
+VEC_INLINE void linear_far(struct micro *m, const struct linear_block *b, int p, int i, int n)
 {
-    size_t k_bytes = linear_w_bytes(b->a->w), lines = k_bytes * (size_t)b->next_k / 64;
-    size_t from = lines * (size_t)i / (size_t)n, to = lines * (size_t)(i + 1) / (size_t)n;
-    for (int c = p; c < p + count && c < b->next_panels; c++) {
-        const unsigned char *w = b->next + (size_t)c * k_bytes * (size_t)b->a->w->k_pad;
-        for (size_t line = from; line < to; line++)
-            _mm_prefetch((const char *)w + line * 64, _MM_HINT_T1);
-    }
+    size_t k_bytes = linear_w_bytes(b->a->w), panel_bytes = k_bytes * (size_t)b->a->w->k_pad;
+    m->far[0] = m->w[0]; /* nothing to fetch: what is there already */
+    m->far[1] = m->w[1];
+    m->far_step = 0;
+    if (p >= b->next_panels)
+        return;
+    m->far_step = (64 + n - 1) / n;
+    m->far[0] =
+        b->next + (size_t)p * panel_bytes + k_bytes * (size_t)b->next_k * (size_t)i / (size_t)n;
+    m->far[1] = p + 1 < b->next_panels ? m->far[0] + panel_bytes : m->far[0];
 }
 
 /* All panels of the group, one K block, one row block. */
@@ -135,14 +139,14 @@ static void linear_rows(struct linear_block *b, int row, int rows, float *acc)
     const struct linear_kernel *kern = b->kern;
     const struct packed *w = b->a->w;
     size_t k_bytes = linear_w_bytes(w), panel_bytes = k_bytes * (size_t)w->k_pad;
-    int few = b->n_rows <= kern->rows, block = (row - b->first_row) / kern->rows;
+    int block = (row - b->first_row) / kern->rows;
     int n_blocks = (b->n_rows + kern->rows - 1) / kern->rows;
     struct micro m = { .rows = rows,
                        .w_step = (long)k_bytes * kern->k_step,
                        .n = b->n_k / kern->k_step,
                        .keep = b->k > 0,
                        .acc_stride = CPU_PANEL,
-                       .ahead = few ? LINEAR_AHEAD_DRAM : LINEAR_AHEAD_L2 };
+                       .ahead = LINEAR_AHEAD };
     if (kern->widen) {
         linear_widen(b, row, rows);
         m.x = (const unsigned char *)b->wide;
@@ -162,8 +166,7 @@ static void linear_rows(struct linear_block *b, int row, int rows, float *acc)
         m.w[1] = count == 2 || kern->panels == 1 ? m.w[0] + half : m.w[0];
         m.acc[0] = acc + (long)p * kern->rows * CPU_PANEL;
         m.acc[1] = m.acc[0] + (kern->panels == 2 ? (long)kern->rows * CPU_PANEL : CPU_PANEL / 2);
-        if (b->next && !few)
-            linear_fetch(b, p, count, block, n_blocks);
+        linear_far(&m, b, p, block, n_blocks);
         kern->micro[rows][kern->panels == 1 ? 2 : count](&m);
     }
 }
@@ -190,7 +193,7 @@ VEC_INLINE void linear_look_ahead(struct linear_block *b, int end)
     const struct packed *w = b->a->w;
     size_t k_bytes = linear_w_bytes(w), panel_bytes = k_bytes * (size_t)w->k_pad;
     int panel = b->panel, k = b->k + b->n_k, block = b->k_block;
-    b->next = NULL;
+    b->next_panels = 0;
     if (k == w->k_pad) {
         k = 0;
         panel += b->n_panels;
@@ -198,7 +201,7 @@ VEC_INLINE void linear_look_ahead(struct linear_block *b, int end)
     if (panel >= end)
         return;
     b->next = (const unsigned char *)w->w + (size_t)panel * panel_bytes + (size_t)k * k_bytes;
-    b->next_panels = end - panel < LINEAR_GROUP ? end - panel : LINEAR_GROUP;
+    b->next_panels = end - panel < b->group ? end - panel : b->group;
     b->next_k = w->k_pad - k < block ? w->k_pad - k : block;
 }
 
@@ -209,6 +212,13 @@ VEC_INLINE int linear_k_block(const struct linear_kernel *kern, const struct lin
     if (a->m <= kern->rows && !kern->widen)
         blocks = 1;
     return blocks <= 1 ? k_pad : cpu_round_up((k_pad + blocks - 1) / blocks, CPU_K_GRAIN);
+}
+
+/* Panels of a group: an even number, so that gate and up stay together. */
+VEC_INLINE int linear_group(const struct packed *w, int k_block)
+{
+    int n = (int)(LINEAR_BLOCK_BYTES / (linear_w_bytes(w) * (size_t)k_block)) / 2 * 2;
+    return n < 2 ? 2 : n > LINEAR_GROUP ? LINEAR_GROUP : n;
 }
 
 /* Panels [begin, end) of the rows of `a`: passes of as many rows as the sums have room for. */
@@ -224,12 +234,13 @@ static void linear_run(const struct linear_kernel *kern, const struct linear_arg
     struct linear_block b = { .kern = kern,
                               .a = a,
                               .k_block = k_block,
+                              .group = linear_group(a->w, k_block),
                               .wide = a->scratch,
                               .acc = (float *)a->scratch + wide_bytes / sizeof(float) };
     for (b.first_row = 0; b.first_row < a->m; b.first_row += pass_rows) {
         b.n_rows = a->m - b.first_row < pass_rows ? a->m - b.first_row : pass_rows;
         for (b.panel = begin; b.panel < end; b.panel += b.n_panels) {
-            b.n_panels = end - b.panel < LINEAR_GROUP ? end - b.panel : LINEAR_GROUP;
+            b.n_panels = end - b.panel < b.group ? end - b.panel : b.group;
             for (b.k = 0; b.k < k_pad; b.k += b.n_k) {
                 b.n_k = k_pad - b.k < k_block ? k_pad - b.k : k_block;
                 linear_look_ahead(&b, end);

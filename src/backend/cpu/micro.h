@@ -27,7 +27,11 @@ struct micro {
     int keep;        /* go on from acc; else from zero */
     float *acc[2];   /* [rows], one vector each */
     long acc_stride; /* floats from row to row */
-    long ahead;      /* w is prefetched so many bytes in front */
+    /* Fetched meanwhile: w so many bytes in front, into L1; and what is needed after this call, into
+     * L2, far_step bytes from either pointer on with every step. */
+    long ahead;
+    const unsigned char *far[2];
+    long far_step;
 };
 typedef void (*micro_fn)(const struct micro *m);
 
@@ -73,17 +77,27 @@ VEC_INLINE void micro_advance(const unsigned char *base[MICRO_BASES], int rows, 
         }
 }
 
+#define MICRO_FETCH(f0, f1, far_step)                \
+    do {                                             \
+        _mm_prefetch((const char *)f0, _MM_HINT_T1); \
+        _mm_prefetch((const char *)f1, _MM_HINT_T1); \
+        f0 += far_step;                              \
+        f1 += far_step;                              \
+    } while (0)
+
 /* f32 by f32; a step is one k. */
 VEC_INLINE void micro_f32(const struct micro *m, int rows, int nv)
 {
     struct micro_sums s;
     const unsigned char *base[MICRO_BASES], *w0 = m->w[0], *w1 = m->w[1];
-    long stride = m->x_stride, step = m->w_step, ahead = m->ahead;
+    const unsigned char *f0 = m->far[0], *f1 = m->far[1];
+    long stride = m->x_stride, step = m->w_step, ahead = m->ahead, far_step = m->far_step;
     micro_open(&s, m, rows, nv);
     micro_bases(base, m, rows);
     for (int k = m->n; k > 0; k--) {
         vf a = vf_load((const float *)(const void *)w0), b = a;
         _mm_prefetch((const char *)w0 + ahead, _MM_HINT_T0);
+        MICRO_FETCH(f0, f1, far_step);
         w0 += step;
         if (nv == 2) {
             b = vf_load((const float *)(const void *)w1);
@@ -127,11 +141,13 @@ VEC_INLINE void micro_wbf16(const struct micro *m, int rows, int nv)
 {
     struct micro_sums s;
     const unsigned char *base[MICRO_BASES], *w0 = m->w[0], *w1 = m->w[1];
-    long stride = m->x_stride, step = m->w_step, ahead = m->ahead;
+    const unsigned char *f0 = m->far[0], *f1 = m->far[1];
+    long stride = m->x_stride, step = m->w_step, ahead = m->ahead, far_step = m->far_step;
     micro_open(&s, m, rows, nv);
     micro_bases(base, m, rows);
     for (int k = m->n; k > 0; k--) {
         _mm_prefetch((const char *)w0 + ahead, _MM_HINT_T0);
+        MICRO_FETCH(f0, f1, far_step);
         for (int odd = 0; odd < 2; odd++) {
             vf a = odd ? micro_odd(w0) : micro_even(w0), b = a;
             if (nv == 2)
