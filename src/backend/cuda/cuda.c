@@ -554,7 +554,7 @@ static pi0_status cuda_read(void *self, enum pi0_tap tap, int index, int sample,
     switch (tap) {
     case PI0_TAP_PREFIX_EMBS: {
         int rows = samples[sample].row0 + samples[sample].n_rows;
-        TRY(prefix_embed(c, rows, c->b.x, err));
+        TRY(prefix_embed(c, rows, c->b.x, NULL, err));
         return read_f32(dst, c->b.x + (size_t)samples[sample].row0 * (size_t)d->vlm_width, n, s,
                         err);
     }

@@ -6,7 +6,8 @@
 
 #include <math.h>
 
-pi0_status prefix_embed(struct cuda_engine *c, int rows, float *x, struct pi0_error *err)
+pi0_status prefix_embed(struct cuda_engine *c, int rows, float *x, uint16_t *o,
+                        struct pi0_error *err)
 {
     struct cu_prefix_embed e = { .rows = c->b.rows,
                                  .n_rows = rows,
@@ -14,7 +15,9 @@ pi0_status prefix_embed(struct cuda_engine *c, int rows, float *x, struct pi0_er
                                  .features = c->b.features,
                                  .table = c->w.table,
                                  .scale = (float)sqrt((double)c->plan.dims.vlm_width),
-                                 .x = x };
+                                 .x = x,
+                                 .o = o,
+                                 .o_width = c->plan.q_dim };
     CU_TRY(cu_prefix_embed(&e, c->dev.stream), err);
     return PI0_OK;
 }
@@ -139,7 +142,7 @@ pi0_status prefix_enqueue(struct cuda_engine *c, const struct cu_key *k, struct 
 {
     const struct pi0_dims *d = &c->plan.dims;
     int W = d->vlm_width, rows = k->rows;
-    TRY(prefix_embed(c, rows, c->b.x, err));
+    TRY(prefix_embed(c, rows, c->b.x, c->b.o, err));
     for (int l = 0; l < d->depth - 1; l++) {
         const struct cu_layer *w = &c->w.vlm[l];
         TRY(prefix_qkv(c, l, d->heads, rows, err));

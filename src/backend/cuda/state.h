@@ -158,8 +158,9 @@ pi0_status upload_tables(struct cuda_engine *c, int n_steps, int *index, struct 
 pi0_status vision_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
 pi0_status prefix_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
 pi0_status denoise_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
-/* x [rows, W] before layer 0, for the tap. */
-pi0_status prefix_embed(struct cuda_engine *c, int rows, float *x, struct pi0_error *err);
+/* x [rows, W] before layer 0; o, if not NULL, becomes 0 in rows of padding. */
+pi0_status prefix_embed(struct cuda_engine *c, int rows, float *x, uint16_t *o,
+                        struct pi0_error *err);
 /* Suffix embeddings of step `step` from actions [B, H, A] on the device into b.sx, in the row order
  * above; with_state: state rows too. */
 pi0_status suffix_embed(struct cuda_engine *c, const struct cu_key *k, int step,

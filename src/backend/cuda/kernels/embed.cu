@@ -75,6 +75,9 @@ __global__ void prefix_embed_kernel(struct cu_prefix_embed a)
     } else if (row.src == CU_ROW_PAD) {
         for (int i = threadIdx.x; i < a.width; i += blockDim.x)
             x[i] = 0.f;
+        uint32_t *o = (uint32_t *)a.o + (size_t)blockIdx.x * (a.o_width / 2);
+        for (int i = threadIdx.x; a.o && i < a.o_width / 2; i += blockDim.x)
+            o[i] = 0;
     } else {
         const __nv_bfloat16 *e = (const __nv_bfloat16 *)a.table + (size_t)(-1 - row.src) * a.width;
         for (int i = threadIdx.x; i < a.width; i += blockDim.x)

@@ -55,6 +55,10 @@ struct cu_prefix_embed {
     const uint16_t *table; /* bf16 [vocab, width] */
     float scale;           /* sqrt(width) */
     float *x;              /* out [n_rows, width] */
+    /* Rows of padding become zeros here too, or NULL: no attention writes them, and a product that
+     * treats neighbouring rows together must not meet what an earlier call left there. */
+    uint16_t *o; /* bf16 [n_rows, o_width], o_width a multiple of 2 */
+    int o_width;
 };
 cudaError_t cu_prefix_embed(const struct cu_prefix_embed *a, cudaStream_t s);
 
