@@ -56,16 +56,17 @@ MMA(168)
 MMA(200)
 #undef MMA
 
-/* gelu_tanh(g)·u of two units, with tanh through its exponential: 0.5(1 + tanh z) = 1 / (1 + exp(-2z)),
- * z = sqrt(2/π)(g + 0.044715 g³). The factor folds -2·sqrt(2/π)·log2(e). The two share one reciprocal
- * (the special-function unit is what an epilogue waits for); 2^40 bounds their product: past it the
- * result is below 1e-12 of g·u. Returns the pair rounded to bf16. */
-static __device__ __forceinline__ uint32_t geglu(float g0, float u0, float g1, float u1)
+/* gelu_tanh(g)·u of two units of one token, with tanh through its exponential: 0.5(1 + tanh z) =
+ * 1 / (1 + exp(-2z)), z = sqrt(2/π)(g + 0.044715 g³). The factor folds -2·sqrt(2/π)·log2(e). The two
+ * share one reciprocal (the special-function unit is what an epilogue waits for); 2^40 bounds their
+ * product: past it the result is below 1e-12 of g·u. Never two tokens: a row's bits must not depend on
+ * its neighbour, which may be padding. */
+static __device__ __forceinline__ float2 geglu(float g0, float u0, float g1, float u1)
 {
     float e0 = ex2(fminf(g0 * (-2.302208198f - 0.102943240f * g0 * g0), 40.0f));
     float e1 = ex2(fminf(g1 * (-2.302208198f - 0.102943240f * g1 * g1), 40.0f));
     float a0 = 1.0f + e0, a1 = 1.0f + e1, r = rcp(a0 * a1);
-    return pack_bf16(g0 * u0 * (r * a1), g1 * u1 * (r * a0));
+    return make_float2(g0 * u0 * (r * a1), g1 * u1 * (r * a0));
 }
 
 /* Where CTA `rank` of a cluster works in step t: one row block, neighbouring token tiles. */
@@ -148,12 +149,12 @@ static __device__ __forceinline__ void store(const float (&d)[2][T / 2], __nv_bf
     for (int j0 = 0; j0 < T / 8; j0 += GROUP) {
         uint32_t v[GROUP][2];
 #pragma unroll
-        for (int i = 0; i < GROUP && j0 + i < T / 8; i++)
-#pragma unroll
-            for (int b = 0; b < 2; b++) {
-                const float *x = &d[b][4 * (j0 + i)];
-                v[i][b] = geglu(x[0], x[2], x[1], x[3]);
-            }
+        for (int i = 0; i < GROUP && j0 + i < T / 8; i++) {
+            const float *x = &d[0][4 * (j0 + i)], *y = &d[1][4 * (j0 + i)];
+            float2 even = geglu(x[0], x[2], y[0], y[2]), odd = geglu(x[1], x[3], y[1], y[3]);
+            v[i][0] = pack_bf16(even.x, odd.x);
+            v[i][1] = pack_bf16(even.y, odd.y);
+        }
 #pragma unroll
         for (int i = 0; i < GROUP && j0 + i < T / 8; i++)
             store_v2_if(token0 + 8 * (j0 + i) + lane / 4 < m, p + (size_t)(8 * (j0 + i)) * f,
