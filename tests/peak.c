@@ -16,10 +16,11 @@ double peak_cpu_ms(void)
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#define FOR_20(F)                                                                                \
-    F(0)                                                                                         \
-    F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12) F(13) F(14) F(15) F(16) F(17) \
-        F(18) F(19)
+#define FOR_20(F) \
+    F(0)          \
+    F(1)          \
+    F(2)          \
+    F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12) F(13) F(14) F(15) F(16) F(17) F(18) F(19)
 #define FOR_12(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11)
 
 __attribute__((target("avx2,fma"))) static void loop_avx2(long n)

@@ -223,8 +223,7 @@ extern "C" int dn90_supported(int arch, int n_sms, const struct dn90_shape *s, i
 {
     return arch == 90 && n_sms >= CTAS && batch == 1 && s->width == W && s->mlp == F &&
            s->heads == H && s->head_dim == E && s->action_dim == A && s->n_layers >= 1 &&
-           s->n_tokens >= 1 && s->n_tokens + !s->pi05 <= 56 &&
-           s->max_keys <= MAX_TILES * 16;
+           s->n_tokens >= 1 && s->n_tokens + !s->pi05 <= 56 && s->max_keys <= MAX_TILES * 16;
 }
 
 extern "C" size_t dn90_weights_bytes(const struct dn90_shape *s)
