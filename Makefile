@@ -56,7 +56,7 @@ conversion_of = $(if $(filter $(addsuffix %,$(CONVERSION_DIRS)),$(1)),-Wconversi
 # The only file that differs with CUDA, the only one that names the commit, and the tests' own headers.
 defs_of = $(if $(filter src/backend/backend.c,$(1)),$(CUDA_DEFS)) $(if $(filter tests/%,$(1)),-I. -Itests) \
           $(if $(filter src/backend/cuda/% tests/cuda/%,$(1)),-isystem $(CUDA_HOME)/include) \
-          $(if $(filter cli/bench.c,$(1)),-DPI0_COMMIT='"$(COMMIT)"')
+          $(if $(filter cli/bench.c cli/report.c,$(1)),-DPI0_COMMIT='"$(COMMIT)"')
 
 # V=1 shows the commands.
 V ?= 0
@@ -142,7 +142,7 @@ $(B)/%.o: %.cc $(B)/build.flags
 	$(Q)$(CXX) $(CPPFLAGS_ALL) $(CXXFLAGS_ALL) -MMD -MP -c -o $@ $<
 
 $(B)/src/backend/backend.o: $(B)/cuda.flags
-$(B)/cli/bench.o: $(B)/commit.flags
+$(B)/cli/bench.o $(B)/cli/report.o: $(B)/commit.flags
 
 # A stamp changes only when its text does, so that changed flags rebuild and unchanged ones do not.
 stamp = @mkdir -p $(@D); echo '$(subst ','\'',$(1))' | cmp -s - $@ || echo '$(subst ','\'',$(1))' >$@

@@ -72,6 +72,19 @@ static int limits_of_file(struct target *t, const struct args *a)
     return EXIT_DONE;
 }
 
+int check_limits(const char *io, int *n_steps, int *horizon, int *max_token_len)
+{
+    static const struct args none;
+    static struct target t;
+    t = (struct target){ .n_steps = *n_steps };
+    snprintf(t.io, sizeof t.io, "%s", io);
+    int code = limits_of_file(&t, &none);
+    *n_steps = t.n_steps;
+    *horizon = t.horizon;
+    *max_token_len = t.max_token_len;
+    return code;
+}
+
 static int open_case(struct session *s, struct target *t, const struct args *a)
 {
     struct pi0_error err = { 0 };

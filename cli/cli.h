@@ -67,6 +67,10 @@ struct args {
     int batches[MAX_BATCHES];
     int n_batches;
     const char *append;
+    const char *report, *compare, *compare_with, *sections;
+    int blocks;
+    double load_seconds, peak_flops, peak_bytes;
+    const char *command_line; /* as typed, shortened */
     const char *dims;
     const char *sets[MAX_SETS];
     int n_sets;
@@ -209,6 +213,9 @@ int cmd_inspect(const struct args *a);
 int cmd_bench(const struct args *a);
 int cmd_synth(const struct args *a);
 
+/* Limits that an engine needs for a golden file, from its header; *n_steps is kept when above 0. */
+int check_limits(const char *io, int *n_steps, int *horizon, int *max_token_len);
+
 struct workload {
     const char *name;
     const char *dims; /* pi0_dims_named */
@@ -221,6 +228,11 @@ struct workload {
 /* Workload i of `pi0 bench`, NULL past the last. */
 const struct workload *workload_at(int i);
 const struct workload *workload_named(const char *name);
+/* The workloads that the options ask for, at most `max`; tiny when none. Returns their count. */
+int workload_list(const struct args *a, const struct workload **out, int max);
+/* `pi0 bench --report DIR` and `pi0 bench --compare A.json B.json`. */
+int cmd_report(const struct args *a);
+int cmd_compare(const struct args *a);
 
 void help_main(FILE *f);
 void help_command(FILE *f, enum command command);

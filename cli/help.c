@@ -82,7 +82,10 @@ static const struct page pages[] = {
       "given.",
       "  pi0 bench tiny --n 200\n"
       "  pi0 bench pi0-532 --threads 8\n"
-      "  pi0 bench pi0-532,pi0-788 --batch 1,2,4 --json --append bench/results/cpu.jsonl" },
+      "  pi0 bench pi0-532,pi0-788 --batch 1,2,4 --json --append bench/results/cpu.jsonl\n\n"
+      "  # tables and charts of this machine; two of them side by side\n"
+      "  pi0 bench pi0-788,pi0-532 --report study\n"
+      "  pi0 bench --compare before/report.json study/report.json" },
     { CMD_SYNTH, "pi0 synth --dims NAME -o DIR [options]",
       "Writes model.safetensors and config.json with values that are a function of tensor name "
       "and\n"

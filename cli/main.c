@@ -141,6 +141,9 @@ int main(int argc, char **argv)
     if (c < 0)
         return unknown_command(word);
     static struct args a;
+    static char line[2048];
+    for (int i = 0; i < argc; i++) /* before parsing cuts lists at their commas */
+        snprintf(line + strlen(line), sizeof line - strlen(line), "%s%s", i ? " " : "", argv[i]);
     int code = args_parse(&a, commands[c].command, argc - 1, argv + 1);
     if (code)
         return code;
@@ -148,6 +151,7 @@ int main(int argc, char **argv)
         help_command(stdout, commands[c].command);
         return finish(EXIT_DONE);
     }
+    a.command_line = line;
     term_init(a.quiet);
     return finish(commands[c].run(&a));
 }

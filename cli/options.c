@@ -131,6 +131,24 @@ static const struct option options[] = {
       "calls before measuring (default 2)" },
     { "append", "FILE", 0, CMD_BENCH, TEXT, AT(append), 0, 0, NULL, "Measurement",
       "also append the JSON rows to this .jsonl file" },
+    { "report", "DIR", 0, CMD_BENCH, TEXT, AT(report), 0, 0, NULL, "Report",
+      "write report.json, report.md and SVG charts into DIR: latency\n"
+      "beside its floor, batches, power, ladder, breakdown" },
+    { "sections", "LIST", 0, CMD_BENCH, TEXT, AT(sections), 0, 0, NULL, "Report",
+      "of headline, batch, power, ladder, breakdown (default all)" },
+    { "blocks", "N", 0, CMD_BENCH, NUMBER, AT(blocks), 1, 32, NULL, "Report",
+      "times that --n calls are repeated (default 5): the spread" },
+    { "load-seconds", "X", 0, CMD_BENCH, REAL, AT(load_seconds), 0, 0, NULL, "Report",
+      "how long each offered load lasts (default 2)" },
+    { "peak-flops", "X", 0, CMD_BENCH, REAL, AT(peak_flops), 0, 0, NULL, "Report",
+      "the device's bf16 operations a second, for the floor" },
+    { "peak-bytes", "X", 0, CMD_BENCH, REAL, AT(peak_bytes), 0, 0, NULL, "Report",
+      "the device's memory bytes a second, for the floor" },
+    { "case", "DIR", 0, CMD_BENCH, TEXT, AT(case_dir), 0, 0, NULL, "Report",
+      "golden case that checks every rung of the ladder (default\n"
+      "tests/golden/pi0_tiny where that is there)" },
+    { "compare", "A.json B.json", 0, CMD_BENCH, TEXT, AT(compare), 0, 0, NULL, "Report",
+      "two reports side by side, with ratios; measures nothing" },
     { "tolerance", "X", 0, CMD_CHECK, REAL, AT(tolerance), 0, 0, NULL, "Measurement",
       "bound on the relative L2 error (default 2e-5 in f32;\n"
       "5e-3, on the actions, in bf16)" },
@@ -485,6 +503,10 @@ int args_parse(struct args *out, enum command command, int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         if (argv[i][0] != '-' || !argv[i][1]) {
             if (command == CMD_BENCH) {
+                if (a.compare && !a.compare_with) {
+                    a.compare_with = argv[i];
+                    continue;
+                }
                 if (add_workloads(&a, argv[i]))
                     return EXIT_BAD;
                 continue;

@@ -173,6 +173,20 @@ typedef void (*pi0_log_fn)(void *user, int level, const char *line);
  * asks to stop. */
 typedef int (*pi0_progress_fn)(void *user, const char *what, uint64_t done, uint64_t total);
 
+/* Optimisations that `measure_without` takes out of an engine, to see what each is worth. The
+ * actions stay within the tolerance. A backend that has no such thing, or nothing to put in its
+ * place, answers PI0_E_UNSUPPORTED. */
+#define PI0_WITHOUT_GRAPH 1u             /* every launch enqueued anew in every call */
+#define PI0_WITHOUT_FUSED_ATTENTION 2u   /* scores and weights as matrices in memory */
+#define PI0_WITHOUT_FUSED_PROJECTIONS 4u /* q, k and v as products of their own */
+#define PI0_WITHOUT_CAMERA_SKIP 8u       /* as PI0_MASKED_COMPUTE */
+#define PI0_WITHOUT_CAMERA_BATCHING 16u  /* one camera image at a time */
+#define PI0_WITHOUT_FOLDED_TABLES 32u    /* what depends on time alone, anew in every call */
+#define PI0_WITHOUT_STATE_REUSE 64u      /* π0's state token anew in every step (no loop kernel) */
+#define PI0_WITHOUT_OWN_KERNELS 128u /* products by the vendor's library alone (no loop kernel) */
+#define PI0_WITHOUT_LOOP_KERNEL 256u /* denoising as launches in place of one kernel */
+#define PI0_WITHOUT_DEPENDENT_LAUNCH 512u /* no kernel starts before the one ahead has ended */
+
 struct pi0_engine_config {
     const char *backend; /* "auto" (CUDA where a usable GPU is found, else CPU), "cpu", "cuda".
                             Default "auto" */
@@ -188,7 +202,9 @@ struct pi0_engine_config {
     int device;                             /* CUDA device ordinal. Default 0 */
     int record_steps; /* non-zero keeps x and v of every step for PI0_TAP_X and PI0_TAP_V. Default 0
                        */
-    pi0_log_fn log;   /* may be NULL */
+    unsigned measure_without; /* PI0_WITHOUT_ bits: for measurement alone, each makes the engine
+                                 slower. Default 0 */
+    pi0_log_fn log;           /* may be NULL */
     void *log_user;
     pi0_progress_fn progress; /* may be NULL */
     void *progress_user;

@@ -65,6 +65,27 @@ static void engine_carve(pi0_engine *e)
     e->rows = arena_take(&e->arena, (size_t)p->max_prefix * width, sizeof *e->rows);
 }
 
+/* Refuses what this backend cannot do without. The camera skip is the plan's, for every backend. */
+static pi0_status engine_without(const struct pi0_engine_config *cfg, const struct backend *b,
+                                 struct pi0_error *err)
+{
+    static const char *const names[] = { "graph replay",      "fused attention",
+                                         "fused projections", "camera skip",
+                                         "camera batching",   "folded tables",
+                                         "state-token reuse", "own kernels",
+                                         "loop kernel",       "dependent launches" };
+    unsigned n = sizeof names / sizeof names[0];
+    unsigned refused = cfg->measure_without & ~(b->measure_without | PI0_WITHOUT_CAMERA_SKIP);
+    for (unsigned i = 0; i < n; i++)
+        if (refused >> i & 1u)
+            return pi0_fail(err, PI0_E_UNSUPPORTED,
+                            "the %s backend has no way to run without \"%s\"", b->name, names[i]);
+    if (refused)
+        return pi0_fail(err, PI0_E_ARGUMENT, "engine: measure_without 0x%x holds unknown bits",
+                        cfg->measure_without);
+    return PI0_OK;
+}
+
 PI0_API pi0_status pi0_engine_open(pi0_engine **out, const pi0_model *model,
                                    const struct pi0_engine_config *config, struct pi0_error *err)
 {
@@ -80,6 +101,8 @@ PI0_API pi0_status pi0_engine_open(pi0_engine **out, const pi0_model *model,
         e->cfg = *config;
     else
         pi0_engine_defaults(&e->cfg);
+    if (e->cfg.measure_without & PI0_WITHOUT_CAMERA_SKIP)
+        e->cfg.masked_cameras = PI0_MASKED_COMPUTE;
     if ((st = plan_make(&e->plan, &model->config.dims, &e->cfg, err)))
         goto fail;
     struct pi0_error why = { PI0_E_INTERNAL, "backend: no reason given" };
@@ -87,6 +110,8 @@ PI0_API pi0_status pi0_engine_open(pi0_engine **out, const pi0_model *model,
         st = pi0_fail(err, why.status, "%s", why.message);
         goto fail;
     }
+    if ((st = engine_without(&e->cfg, e->backend, err)))
+        goto fail;
     engine_carve(e);
     if ((st = arena_alloc(&e->arena, "engine buffers", err)))
         goto fail;

@@ -19,7 +19,8 @@
 #include "model/plan.h"
 
 struct backend {
-    const char *name; /* "cpu", "cuda" */
+    const char *name;         /* "cpu", "cuda" */
+    unsigned measure_without; /* PI0_WITHOUT_ bits it can honour, beside the camera skip */
     /* PI0_OK if this machine can run it; otherwise the reason is in *err ("no NVIDIA driver …"). */
     pi0_status (*probe)(const struct pi0_engine_config *cfg, struct pi0_error *err);
     /* *self is set even on failure if something must be closed; the engine always calls close. */

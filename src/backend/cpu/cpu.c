@@ -100,6 +100,7 @@ static pi0_status cpu_open(void **self, const pi0_model *m, const struct plan *p
     c->model = m;
     c->plan = *p;
     c->act = cfg->precision == PI0_PRECISION_BF16 ? DT_BF16 : DT_F32;
+    c->without = cfg->measure_without;
     c->progress = cfg->progress;
     c->progress_user = cfg->progress_user;
     c->isa = cpuid_isa(cfg->isa_mask);
@@ -294,6 +295,7 @@ static int cpu_kernel(void *self, int i, struct pi0_kernel_choice *out)
 
 const struct backend backend_cpu = {
     .name = "cpu",
+    .measure_without = PI0_WITHOUT_FOLDED_TABLES | PI0_WITHOUT_STATE_REUSE,
     .probe = cpu_probe,
     .open = cpu_open,
     .close = cpu_close,

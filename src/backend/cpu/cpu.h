@@ -74,6 +74,7 @@ struct cpu {
 
     /* tables */
     float *rope_cos, *rope_sin;       /* [max_keys][E / 2] */
+    unsigned without;                 /* PI0_WITHOUT_ bits, for measurement */
     int steps_ready;                  /* step count the four below are for; 0 = none yet */
     float *times;                     /* [max_steps] */
     struct mat sinusoid, time_hidden; /* [max_steps][W] f32 */

@@ -154,12 +154,13 @@ static void run(void *arg, int index, int count)
     struct worker w = cpu_worker(c, index, count);
     const struct stage_buffers *b = &c->s;
     int depth = c->plan.dims.depth;
+    int again = (c->without & PI0_WITHOUT_STATE_REUSE) != 0; /* the state token in every step */
 
     for (int k = 0; k < job->n_steps; k++) {
         struct step s = { .k = k,
                           .n = job->n,
                           .n_actions = job->n * c->plan.dims.action_horizon,
-                          .n_states = k == 0 ? job->n * c->plan.n_state : 0 };
+                          .n_states = k == 0 || again ? job->n * c->plan.n_state : 0 };
         int m = s.n_actions + s.n_states;
         embed(&w, &s, c->xt, c->state);
         for (int i = 0; i < depth; i++) {
@@ -190,6 +191,8 @@ pi0_status cpu_denoise(void *self, const struct batch *in, float *actions, struc
     long horizon = c->plan.dims.action_horizon, a = c->plan.dims.action_dim;
     size_t bytes = (size_t)a * sizeof(float);
     (void)err;
+    if (c->without & PI0_WITHOUT_FOLDED_TABLES)
+        c->steps_ready = 0;
     cpu_steps_prepare(c, in->n_steps);
     for (int b = 0; b < in->n; b++) {
         if (c->plan.n_state)
