@@ -267,7 +267,7 @@ void check_same(struct check_mat a, struct check_mat b, const char *what)
         for (int c = 0; c < a.cols; c++)
             if (memcmp((const unsigned char *)a.at + ((size_t)r * (size_t)a.stride + (size_t)c) * e,
                        (const unsigned char *)b.at + ((size_t)r * (size_t)b.stride + (size_t)c) * e,
-                       e)) {
+                       e) != 0) {
                 check_fail("%s: [%d][%d] is %.9g in one, %.9g in the other", what, r, c,
                            value(a, r, c), value(b, r, c));
                 return;

@@ -79,9 +79,9 @@ void check_untouched(struct check_mat got, const char *what);
 
 /* ---------------------------------------------------------------- time */
 
-/* Under --bench: calls run(arg) for half a second and more, and prints the median and the least time,
+/* Under --bench: calls fn(arg) for half a second and more, and prints the median and the least time,
  * the rates at the median, and their share of `peak` GFLOP/s (0: not shown). Processor time of this
  * thread. */
-void check_bench(double flop, double bytes, double peak, void (*run)(void *arg), void *arg);
+void check_bench(double flop, double bytes, double peak, void (*fn)(void *arg), void *arg);
 
 #endif

@@ -18,7 +18,7 @@ VEC_INLINE void micro_bf16(const struct micro *m, int rows, int nv)
     for (int k = m->n; k > 0; k--) {
         __m512bh a = (__m512bh)_mm512_load_si512((const void *)w0), b = a;
         _mm_prefetch((const char *)w0 + ahead, _MM_HINT_T0);
-        MICRO_FETCH(f0, f1, far_step);
+        micro_fetch(&f0, &f1, far_step);
         w0 += step;
         if (nv == 2) {
             b = (__m512bh)_mm512_load_si512((const void *)w1);

@@ -77,13 +77,13 @@ VEC_INLINE void micro_advance(const unsigned char *base[MICRO_BASES], int rows, 
         }
 }
 
-#define MICRO_FETCH(f0, f1, far_step)                \
-    do {                                             \
-        _mm_prefetch((const char *)f0, _MM_HINT_T1); \
-        _mm_prefetch((const char *)f1, _MM_HINT_T1); \
-        f0 += far_step;                              \
-        f1 += far_step;                              \
-    } while (0)
+VEC_INLINE void micro_fetch(const unsigned char **f0, const unsigned char **f1, long step)
+{
+    _mm_prefetch((const char *)*f0, _MM_HINT_T1);
+    _mm_prefetch((const char *)*f1, _MM_HINT_T1);
+    *f0 += step;
+    *f1 += step;
+}
 
 /* f32 by f32; a step is one k. */
 VEC_INLINE void micro_f32(const struct micro *m, int rows, int nv)
@@ -97,7 +97,7 @@ VEC_INLINE void micro_f32(const struct micro *m, int rows, int nv)
     for (int k = m->n; k > 0; k--) {
         vf a = vf_load((const float *)(const void *)w0), b = a;
         _mm_prefetch((const char *)w0 + ahead, _MM_HINT_T0);
-        MICRO_FETCH(f0, f1, far_step);
+        micro_fetch(&f0, &f1, far_step);
         w0 += step;
         if (nv == 2) {
             b = vf_load((const float *)(const void *)w1);
@@ -147,7 +147,7 @@ VEC_INLINE void micro_wbf16(const struct micro *m, int rows, int nv)
     micro_bases(base, m, rows);
     for (int k = m->n; k > 0; k--) {
         _mm_prefetch((const char *)w0 + ahead, _MM_HINT_T0);
-        MICRO_FETCH(f0, f1, far_step);
+        micro_fetch(&f0, &f1, far_step);
         for (int odd = 0; odd < 2; odd++) {
             vf a = odd ? micro_odd(w0) : micro_even(w0), b = a;
             if (nv == 2)
