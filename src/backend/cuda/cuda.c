@@ -66,7 +66,7 @@ static void carve_kept(struct cuda_engine *c, int record)
     c->cache_bytes = a->used - before;
     b->actions = dev_take(a, n, sizeof *b->actions);
     b->rec_x = record ? dev_take(a, (steps + 1) * n, sizeof *b->rec_x) : NULL;
-    b->rec_v = record ? dev_take(a, steps * n, sizeof *b->rec_v) : NULL;
+    b->rec_v = record ? dev_take(a, (steps + 1) * n, sizeof *b->rec_v) : NULL;
     b->workspace = dev_take(a, GEMM_LT_WORKSPACE, 1);
     for (int i = 0; i < c->n_tables; i++) {
         struct cu_tables *t = &c->tables[i];
@@ -96,6 +96,7 @@ static void carve_scratch(struct cuda_engine *c)
     b->vqkv = dev_take(a, V * 3 * D, sizeof *b->vqkv);
     b->vo = dev_take(a, V * D, sizeof *b->vo);
     b->vmlp = dev_take(a, V * (size_t)d->vision_mlp_dim, sizeof *b->vmlp);
+    b->vparts = dev_take(a, V * VIS90_MAX_PARTS * 2, sizeof *b->vparts);
     b->patches = dev_take(a, V * (size_t)c->k_pad, sizeof *b->patches);
 
     a->used = mark;
@@ -194,10 +195,11 @@ static pi0_status open_host(struct cuda_engine *c, struct pi0_error *err)
     CU_TRY(cudaHostAlloc(&a, in, cudaHostAllocDefault), err);
     c->host_in = a;
     memset(a, 0, in);
-    CU_TRY(cudaHostAlloc(&b, out + sizeof(int32_t), cudaHostAllocDefault), err);
+    size_t status = (size_t)p->max_batch * sizeof *c->host_status;
+    CU_TRY(cudaHostAlloc(&b, out + status, cudaHostAllocDefault), err);
     c->host_out = b;
     c->host_status = (int32_t *)(void *)((unsigned char *)b + out);
-    *c->host_status = 0;
+    memset(c->host_status, 0, status);
     c->host_emb =
         malloc(((size_t)p->max_steps * ((size_t)p->dims.expert_width + 1)) * sizeof(float));
     if (!c->host_emb)
@@ -472,7 +474,7 @@ static pi0_status cuda_denoise(void *self, const struct batch *in, float *action
     k.stage = CU_STAGE_DENOISE;
     k.batch = in->n;
     k.n_steps = in->n_steps;
-    k.loop = c->has_loop && in->n == 1;
+    k.loop = c->has_loop && in->n <= cu_loop_batch(d->action_horizon);
     int most = 0;
     for (int b = 0; b < in->n; b++)
         most = in->samples[b].n_rows > most ? in->samples[b].n_rows : most;
@@ -487,9 +489,10 @@ static pi0_status cuda_denoise(void *self, const struct batch *in, float *action
     CU_TRY(cudaMemcpyAsync(c->host_out, c->b.actions, bytes, cudaMemcpyDeviceToHost, c->dev.stream),
            err);
     CU_TRY(cudaStreamSynchronize(c->dev.stream), err);
-    if (*c->host_status)
-        return pi0_fail(err, PI0_E_DEVICE, "cuda: the denoising loop gave up waiting (%d)",
-                        (int)*c->host_status);
+    for (int i = 0; i < in->n; i++)
+        if (c->host_status[i])
+            return pi0_fail(err, PI0_E_DEVICE, "cuda: the denoising loop gave up waiting (%d)",
+                            (int)c->host_status[i]);
     memcpy(actions, c->host_out, bytes);
     c->last = k;
     return PI0_OK;
@@ -525,11 +528,20 @@ static pi0_status read_suffix_embs(struct cuda_engine *c, int step, int sample, 
 {
     const struct pi0_dims *d = &c->plan.dims;
     size_t W = (size_t)d->expert_width, H = (size_t)d->action_horizon;
-    size_t per = rec_stride(c, &c->last);
+
     if (!c->b.rec_x && step > 0)
         return pi0_fail(err, PI0_E_UNSUPPORTED,
                         "tap: suffix embeddings past step 0 need record_steps");
-    const float *x = c->b.rec_x ? c->b.rec_x + (size_t)step * per : c->b.noise;
+    const float *x = c->b.noise;
+    if (c->b.rec_x) { /* all samples, together again: the call's actions are not needed any more */
+        size_t one = H * (size_t)d->action_dim;
+        x = c->b.actions;
+        for (int i = 0; i < c->last.batch; i++)
+            CU_TRY(cudaMemcpyAsync(c->b.actions + (size_t)i * one,
+                                   c->b.rec_x + rec_at(c, &c->last, step, i), one * sizeof *x,
+                                   cudaMemcpyDeviceToDevice, c->dev.stream),
+                   err);
+    }
     TRY(suffix_embed(c, &c->last, step, x, c->plan.n_state, err));
     if (c->plan.n_state) {
         size_t row = (size_t)c->last.batch * H + (size_t)sample;
@@ -548,8 +560,7 @@ static pi0_status cuda_read(void *self, enum pi0_tap tap, int index, int sample,
     cudaStream_t s = c->dev.stream;
     TRY(device_use(&c->dev, err));
     const struct cu_sample *samples = HOST(c, samples);
-    size_t HA = (size_t)d->action_horizon * (size_t)d->action_dim;
-    size_t step = (size_t)index * rec_stride(c, &c->last) + (size_t)sample * HA;
+    size_t step = rec_at(c, &c->last, index, sample);
     size_t kv = (size_t)samples[sample].kv_row * (size_t)d->head_dim;
     switch (tap) {
     case PI0_TAP_PREFIX_EMBS: {
@@ -626,7 +637,9 @@ static int cuda_kernel(void *self, int i, struct pi0_kernel_choice *out)
     if (i < 0 || (size_t)i >= sizeof list / sizeof list[0])
         return 0;
     *out = list[i];
-    const char *name = i == 2                           ? cu_attn_kernel_name(c->choice.attn_vision)
+    int fused = c->choice.vision_sm90 && V <= CU_VISION_FUSED_ROWS;
+    const char *name = fused && (i == 1 || i >= 3) && i < 6 ? "vision_bf16_sm90"
+                       : i == 2                         ? cu_attn_kernel_name(c->choice.attn_vision)
                        : i == 7                         ? cu_attn_kernel_name(c->choice.attn_prefix)
                        : i == 9 && c->choice.geglu_sm90 ? "geglu_bf16_sm90"
                        : i >= 11 && c->has_loop && c->plan.max_batch == 1 ? "denoise_bf16_sm90"

@@ -32,6 +32,13 @@ void cu_select(struct cu_choice *out, const struct cu_facts *f, const struct pla
         .glu_group_expert = cu_glu_group(d->expert_mlp_dim),
         .geglu_sm90 = f->cc == 90 && d->vlm_mlp_dim % 256 == 0 && d->vlm_width % 64 == 0,
     };
+    if (f->cc == 90 && vision_head == 72 && p->tokens_per_camera == 256)
+        out->attn_vision = CU_ATTN_KERNEL_SM90;
+    /* 120 processors hold the clusters of every tile in one wave. Tiles of the residual's products
+     * are 128 or 144 columns of whole width. */
+    out->vision_sm90 = out->attn_vision == CU_ATTN_KERNEL_SM90 && f->n_sm >= 120 &&
+                       d->vision_width % 128 == 0 && d->vision_width % 144 == 0 &&
+                       d->vision_width <= 1152;
     if (f->cc == 90 && d->head_dim == 256)
         out->attn_prefix = CU_ATTN_KERNEL_SM90;
 }
@@ -62,6 +69,9 @@ int cu_suffix_splits(int n_keys, int query_rows, int batch, int n_sm)
     splits = splits < CU_MAX_SPLITS ? splits : CU_MAX_SPLITS;
     return splits < 1 ? 1 : splits;
 }
+
+/* H200: the loop takes 3.1 ms a sample at 10 actions and 6.5 at 50, the layers 8.4 and 9.9 for two. */
+int cu_loop_batch(int horizon) { return horizon < 16 ? 2 : 1; }
 
 int cu_mlp_chunk(int max_rows) { return max_rows < 16384 ? max_rows : 16384; }
 

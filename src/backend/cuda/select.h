@@ -9,7 +9,7 @@
 enum cu_attn_kernel {
     CU_ATTN_KERNEL_MMA = 0, /* attn_sm80.cu, mma.sync */
     CU_ATTN_KERNEL_ANY = 1, /* attn_sm80.cu, plain loops: a head size without mma code */
-    CU_ATTN_KERNEL_SM90 = 2 /* attn_sm90.cu, wgmma: the prefix on Hopper */
+    CU_ATTN_KERNEL_SM90 = 2 /* wgmma, Hopper: attn_sm90.cu (prefix), attn_vision_sm90.cu */
 };
 const char *cu_attn_kernel_name(enum cu_attn_kernel k);
 
@@ -24,9 +24,14 @@ struct cu_facts {
 struct cu_choice {
     enum cu_attn_kernel attn_vision, attn_prefix, attn_suffix;
     int glu_group_vlm, glu_group_expert; /* gate and up rows in turns of this many */
-    int geglu_sm90; /* 1: the prefix's gate·up and GeGLU are gemm_sm90.cu's one kernel */
+    int vision_sm90; /* 1: the tower's layers are vision_sm90.cu's fused products, up to
+                        CU_VISION_FUSED_ROWS rows */
+    int geglu_sm90;  /* 1: the prefix's gate·up and GeGLU are gemm_sm90.cu's one kernel */
 };
 void cu_select(struct cu_choice *out, const struct cu_facts *f, const struct plan *p);
+
+/* From here on cuBLASLt's products are ahead of the fused ones by more than the norms cost. */
+#define CU_VISION_FUSED_ROWS 1024
 
 /* Gate and up rows alternate in groups of 8 (a tensor-core fragment then holds a unit's gate and up
  * in one thread, whichever side the weights are on); all gates first where 8 does not divide n. */
@@ -40,6 +45,9 @@ int cu_bucket_sample_rows(int most, int batch, int rows);
 /* Pieces that the keys of the suffix attention are cut into: enough blocks to fill the device, no
  * piece under a tile of 64 keys, at most 32. */
 int cu_suffix_splits(int n_keys, int query_rows, int batch, int n_sm);
+/* Samples of a call up to which the denoising loop, one sample after the other, beats the layers on
+ * all of them at once. */
+int cu_loop_batch(int horizon);
 #define CU_MAX_SPLITS 32
 
 /* Rows of the prefix MLP taken at a time: bounds its scratch at large batches. */

@@ -14,9 +14,10 @@
 #include "backend/backend.h"
 #include "backend/cuda/device.h"
 #include "backend/cuda/kernels/attn_sm90.h"
+#include "backend/cuda/kernels/denoise_sm90.h"
 #include "backend/cuda/kernels/gemm_lt.h"
 #include "backend/cuda/kernels/kernels.h"
-#include "backend/cuda/kernels/denoise_sm90.h"
+#include "backend/cuda/kernels/vision_sm90.h"
 #include "backend/cuda/select.h"
 
 /* Weights on the device. uint16_t: bf16. All [out, in]; q, k, v rows follow each other in wqkv. */
@@ -27,6 +28,7 @@ struct cu_vision_layer {
     uint16_t *w1, *b1;                    /* [F, D], [F] */
     uint16_t *w2;                         /* [D, F] */
     float *bo, *b2;                       /* [D] */
+    float *qkv_g, *qkv_b, *fc1_g, *fc1_b; /* vis90_fold's: [3D], [3D], [F], [F]; or NULL */
 };
 struct cu_layer {
     float *n1, *n2;  /* [W] offsets from 1; adaRMS: NULL */
@@ -87,12 +89,12 @@ struct cu_buffers {
     float *features; /* [images_max·T, W_vlm] */
     uint16_t *k, *v; /* K/V cache */
     float *actions;  /* [B, H, A] */
-    /* x before and v of each step; x has one more. Steps are rec_stride() apart. NULL: not kept */
+    /* x before and v of each step, at rec_at(). NULL: not kept */
     float *rec_x, *rec_v;
     void *workspace; /* gemm_lt */
     /* vision */
     uint16_t *patches, *vh, *vqkv, *vo, *vmlp;
-    float *vx;
+    float *vx, *vparts; /* vparts: vision_sm90.h, struct vis90_parts */
     /* prefix */
     float *x, *qkv;
     uint16_t *h, *q, *o, *gu, *act;
@@ -129,7 +131,7 @@ struct cuda_engine {
     struct cu_facts facts;
     struct cu_choice choice;
     struct gemm_lt *gemm;
-    int has_loop; /* a batch of one is denoised by one persistent kernel */
+    int has_loop; /* small batches are denoised by one persistent kernel a sample */
     struct dn90_shape loop_shape;
     tensor_map_encode_fn encode; /* cuTensorMapEncodeTiled; NULL before Hopper */
     struct dev_arena weights_mem, mem;
@@ -140,8 +142,8 @@ struct cuda_engine {
     int k_pad, images_max, rows_max, mlp_rows, head_bytes; /* head: inputs before the pixels */
     unsigned char *host_in;                                /* pinned, as b.in */
     float *host_out;                                       /* pinned [B, H, A] */
-    int32_t *host_status;                                  /* pinned: 0, or the loop gave up */
-    float *host_emb;                                       /* [max_steps, W] */
+    int32_t *host_status; /* pinned, a sample: 0, or the loop gave up */
+    float *host_emb;      /* [max_steps, W] */
     struct cu_graph graphs[CU_MAX_GRAPHS];
     unsigned long tick;
     cudaEvent_t event[4]; /* start, after vision, prefix, denoise */
@@ -216,11 +218,15 @@ static inline size_t cache_layer(const struct cuda_engine *c, int layer)
            (size_t)c->plan.dims.head_dim;
 }
 
-/* Values between two recorded steps. */
-static inline size_t rec_stride(const struct cuda_engine *c, const struct cu_key *k)
+/* Where a sample's recorded values of a step are: the loop keeps a sample's steps together, the layers
+ * a step's samples. */
+static inline size_t rec_at(const struct cuda_engine *c, const struct cu_key *k, int step,
+                            int sample)
 {
-    return (size_t)(k->loop ? 1 : c->plan.max_batch) * (size_t)c->plan.dims.action_horizon *
-           (size_t)c->plan.dims.action_dim;
+    size_t steps = (size_t)c->plan.max_steps + 1, batch = (size_t)c->plan.max_batch;
+    size_t at =
+        k->loop ? (size_t)sample * steps + (size_t)step : (size_t)step * batch + (size_t)sample;
+    return at * (size_t)c->plan.dims.action_horizon * (size_t)c->plan.dims.action_dim;
 }
 
 #define TRY(call)                 \

@@ -246,6 +246,13 @@ static void place_vision(struct upload *u)
             .w2 = mat(u, &s->fc2_w),
             .b2 = vec_f32(u, &s->fc2_b),
         };
+        if (c->choice.vision_sm90) {
+            size_t D = (size_t)d->vision_width, F = (size_t)d->vision_mlp_dim;
+            c->w.vision[i].qkv_g = dev_take(a, 3 * D, sizeof(float));
+            c->w.vision[i].qkv_b = dev_take(a, 3 * D, sizeof(float));
+            c->w.vision[i].fc1_g = dev_take(a, F, sizeof(float));
+            c->w.vision[i].fc1_b = dev_take(a, F, sizeof(float));
+        }
     }
     c->w.post_g = vec_f32(u, &w->post_ln_w);
     c->w.post_b = vec_f32(u, &w->post_ln_b);
@@ -486,6 +493,22 @@ static pi0_status derive_heads(struct upload *u, float *tmp)
     return PI0_OK;
 }
 
+/* What the fused products of the tower need of the norms in front of them. */
+static pi0_status derive_vision(struct upload *u)
+{
+    struct cuda_engine *c = u->c;
+    int D = c->plan.dims.vision_width, F = c->plan.dims.vision_mlp_dim;
+    cudaStream_t s = c->dev.stream;
+    for (int l = 0; c->choice.vision_sm90 && l < c->plan.dims.vision_depth; l++) {
+        const struct cu_vision_layer *w = &c->w.vision[l];
+        CU_TRY(vis90_fold(w->wqkv, w->ln1_g, w->ln1_b, w->bqkv, 0, w->qkv_g, w->qkv_b, 3 * D, D, s),
+               u->err);
+        CU_TRY(vis90_fold(w->w1, w->ln2_g, w->ln2_b, w->b1, 0, w->fc1_g, w->fc1_b, F, D, s),
+               u->err);
+    }
+    return PI0_OK;
+}
+
 static pi0_status derive(struct upload *u)
 {
     struct cuda_engine *c = u->c;
@@ -498,6 +521,7 @@ static pi0_status derive(struct upload *u)
     CU_TRY(cu_patch_table(c->w.patch_table, c->w.pos, c->w.patch_b, c->w.patch_w,
                           c->plan.tokens_per_camera, d->vision_width, c->k_pad, s),
            u->err);
+    TRY(derive_vision(u));
     size_t rope = (size_t)c->plan.max_keys * (size_t)d->head_dim;
     size_t heads = (2 * (size_t)d->action_dim + 1) * (size_t)d->expert_width;
     size_t n = rope > heads ? rope : heads;

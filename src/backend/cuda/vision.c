@@ -1,14 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0
  * vision: pixels → image features [images · tokens, W_vlm]: SigLIP over all images of the call at
- * once, then the projector. The residual stream vx is float32; products add into it (beta = 1). */
+ * once, then the projector. The residual stream vx is float32; products add into it (beta = 1).
+ *
+ * plain_layers() is the stage in the words of docs/model.md; fused_layers() the same in five kernels a
+ * layer for a robot's few images on Hopper (vision_sm90.h). */
 #include "backend/cuda/state.h"
 
 #include <math.h>
 
-static pi0_status vision_attention(struct cuda_engine *c, int images, struct pi0_error *err)
+/* pdl: the kernels before and after are launched programmatically. */
+static pi0_status vision_attention(struct cuda_engine *c, int images, int pdl,
+                                   struct pi0_error *err)
 {
     const struct pi0_dims *d = &c->plan.dims;
     int D = d->vision_width, E = D / d->vision_heads;
+    if (c->choice.attn_vision == CU_ATTN_KERNEL_SM90) {
+        struct attn_vision90 v = { .qkv = c->b.vqkv,
+                                   .o = c->b.vo,
+                                   .images = images,
+                                   .heads = d->vision_heads,
+                                   .scale = 1.0f / sqrtf((float)E) };
+        CU_TRY(attn_vision90_launch(&v, pdl, c->dev.stream), err);
+        return PI0_OK;
+    }
     struct cu_attn a = { .mode = CU_ATTN_VISION,
                          .head_dim = E,
                          .heads = d->vision_heads,
@@ -27,12 +41,112 @@ static pi0_status vision_attention(struct cuda_engine *c, int images, struct pi0
     return PI0_OK;
 }
 
+static pi0_status plain_layers(struct cuda_engine *c, int images, int M, struct pi0_error *err)
+{
+    const struct pi0_dims *d = &c->plan.dims;
+    const struct cu_buffers *b = &c->b;
+    cudaStream_t s = c->dev.stream;
+    int D = d->vision_width, F = d->vision_mlp_dim;
+    for (int l = 0; l < d->vision_depth; l++) {
+        const struct cu_vision_layer *w = &c->w.vision[l];
+        CU_TRY(cu_layernorm(b->vx, w->ln1_g, w->ln1_b, b->vh, M, D, s), err);
+        TRY(cu_matmul(
+            c, cu_bias(cu_bf16(cu_product(M, 3 * D, D, b->vh, w->wqkv, b->vqkv)), w->bqkv), err));
+        TRY(vision_attention(c, images, 0, err));
+        TRY(cu_matmul(c, cu_bias(cu_add(cu_product(M, D, D, b->vo, w->wo, b->vx)), w->bo), err));
+        CU_TRY(cu_layernorm(b->vx, w->ln2_g, w->ln2_b, b->vh, M, D, s), err);
+        TRY(cu_matmul(
+            c, cu_gelu(cu_bias(cu_bf16(cu_product(M, F, D, b->vh, w->w1, b->vmlp)), w->b1)), err));
+        TRY(cu_matmul(c, cu_bias(cu_add(cu_product(M, D, F, b->vmlp, w->w2, b->vx)), w->b2), err));
+    }
+    return PI0_OK;
+}
+
+/* ---------------------------------------------------------------- Hopper, few images */
+
+static pi0_status fused_run(struct cuda_engine *c, struct vis90_gemm *g, const void *x,
+                            const void *w, struct pi0_error *err)
+{
+    CUresult r = vis90_gemm_plan(g, c->encode, x, w);
+    if (r != CUDA_SUCCESS)
+        return pi0_fail(err, PI0_E_DEVICE, "cuTensorMapEncodeTiled: status %d", (int)r);
+    CU_TRY(vis90_gemm_launch(g, 1, c->dev.stream), err);
+    return PI0_OK;
+}
+
+static struct vis90_parts parts_of(const struct cuda_engine *c, int width)
+{
+    return (struct vis90_parts){ c->b.vparts, c->plan.dims.vision_width / width, width };
+}
+
+/* A norm finished behind its product: y = act(norm(x) · wᵀ + bias), n features. */
+static struct vis90_gemm fused_norm(const struct cuda_engine *c, enum vis90_mode mode, int M, int n,
+                                    struct vis90_parts parts, const float *wg, const float *wb,
+                                    void *y)
+{
+    int D = c->plan.dims.vision_width;
+    return (struct vis90_gemm){ .mode = mode,
+                                .tile = vis90_tile(mode, M, n, D, c->dev.n_sm),
+                                .m = M,
+                                .n = n,
+                                .k = D,
+                                .parts = parts,
+                                .a = wg,
+                                .b = wb,
+                                .y = y };
+}
+
+/* vx += x · wᵀ + bias, k columns; vh and the parts become those of the norm with gain `gamma`. */
+static struct vis90_gemm fused_add(const struct cuda_engine *c, int M, int k, const float *bias,
+                                   const float *gamma)
+{
+    int D = c->plan.dims.vision_width, tile = vis90_tile(VIS90_ADD, M, D, k, c->dev.n_sm);
+    return (struct vis90_gemm){ .mode = VIS90_ADD,
+                                .tile = tile,
+                                .m = M,
+                                .n = D,
+                                .k = k,
+                                .parts = parts_of(c, vis90_part_width(tile)),
+                                .a = bias,
+                                .b = gamma,
+                                .y = c->b.vh,
+                                .x = c->b.vx };
+}
+
+/* Five kernels a layer, each launched before the one in front has ended (programmatic dependent
+ * launch): it waits by itself for what it reads. */
+static pi0_status fused_layers(struct cuda_engine *c, int images, int M, struct pi0_error *err)
+{
+    const struct pi0_dims *d = &c->plan.dims;
+    const struct cu_buffers *b = &c->b;
+    int D = d->vision_width, F = d->vision_mlp_dim, L = d->vision_depth;
+    struct vis90_parts parts = parts_of(c, 64);
+    CU_TRY(vis90_enter(b->vx, c->w.vision[0].ln1_g, b->vh, parts, M, D, 0, c->dev.stream), err);
+    for (int l = 0; l < L; l++) {
+        const struct cu_vision_layer *w = &c->w.vision[l], *after = w + 1;
+        struct vis90_gemm qkv =
+            fused_norm(c, VIS90_NORM, M, 3 * D, parts, w->qkv_g, w->qkv_b, b->vqkv);
+        TRY(fused_run(c, &qkv, b->vh, w->wqkv, err));
+        TRY(vision_attention(c, images, 1, err));
+        struct vis90_gemm o = fused_add(c, M, D, w->bo, w->ln2_g);
+        TRY(fused_run(c, &o, b->vo, w->wo, err));
+        struct vis90_gemm fc1 =
+            fused_norm(c, VIS90_GELU, M, F, o.parts, w->fc1_g, w->fc1_b, b->vmlp);
+        TRY(fused_run(c, &fc1, b->vh, w->w1, err));
+        int last = l == L - 1;
+        struct vis90_gemm fc2 = fused_add(c, M, F, w->b2, last ? c->w.post_g : after->ln1_g);
+        TRY(fused_run(c, &fc2, b->vmlp, w->w2, err));
+        parts = fc2.parts;
+    }
+    return PI0_OK;
+}
+
 pi0_status vision_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err)
 {
     const struct pi0_dims *d = &c->plan.dims;
     const struct cu_buffers *b = &c->b;
     cudaStream_t s = c->dev.stream;
-    int D = d->vision_width, F = d->vision_mlp_dim, M = k->images * c->plan.tokens_per_camera;
+    int D = d->vision_width, M = k->images * c->plan.tokens_per_camera;
     struct cu_patches p = { .pixels = b->pixels,
                             .n_images = k->images,
                             .image = d->image_size,
@@ -47,18 +161,8 @@ pi0_status vision_enqueue(struct cuda_engine *c, const struct cu_key *k, struct 
                   cu_scaled(cu_add(cu_product(M, D, c->k_pad, b->patches, c->w.patch_w, b->vx)),
                             2.0f / 255.0f),
                   err));
-    for (int l = 0; l < d->vision_depth; l++) {
-        const struct cu_vision_layer *w = &c->w.vision[l];
-        CU_TRY(cu_layernorm(b->vx, w->ln1_g, w->ln1_b, b->vh, M, D, s), err);
-        TRY(cu_matmul(
-            c, cu_bias(cu_bf16(cu_product(M, 3 * D, D, b->vh, w->wqkv, b->vqkv)), w->bqkv), err));
-        TRY(vision_attention(c, k->images, err));
-        TRY(cu_matmul(c, cu_bias(cu_add(cu_product(M, D, D, b->vo, w->wo, b->vx)), w->bo), err));
-        CU_TRY(cu_layernorm(b->vx, w->ln2_g, w->ln2_b, b->vh, M, D, s), err);
-        TRY(cu_matmul(
-            c, cu_gelu(cu_bias(cu_bf16(cu_product(M, F, D, b->vh, w->w1, b->vmlp)), w->b1)), err));
-        TRY(cu_matmul(c, cu_bias(cu_add(cu_product(M, D, F, b->vmlp, w->w2, b->vx)), w->b2), err));
-    }
+    TRY(c->choice.vision_sm90 && M <= CU_VISION_FUSED_ROWS ? fused_layers(c, k->images, M, err)
+                                                           : plain_layers(c, k->images, M, err));
     CU_TRY(cu_layernorm(b->vx, c->w.post_g, c->w.post_b, b->vh, M, D, s), err);
     return cu_matmul(
         c, cu_bias(cu_product(M, d->vlm_width, D, b->vh, c->w.proj_w, b->features), c->w.proj_b),
