@@ -118,6 +118,8 @@ static void splits(void **state)
 static void chunks(void **state)
 {
     (void)state;
+    assert_int_equal(cu_loop_batch(10), 2);
+    assert_int_equal(cu_loop_batch(50), 1);
     assert_int_equal(cu_mlp_chunk(800), 800);
     assert_int_equal(cu_mlp_chunk(1 << 20), 16384);
 }

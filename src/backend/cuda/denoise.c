@@ -152,7 +152,7 @@ static pi0_status velocity(struct cuda_engine *c, const struct pass *p, struct p
 {
     const struct pi0_dims *d = &c->plan.dims;
     int W = d->expert_width, A = d->action_dim, rows = p->k->batch * d->action_horizon;
-    size_t rec = (size_t)p->step * rec_stride(c, p->k);
+    size_t rec = rec_at(c, p->k, p->step, 0);
     struct cu_velocity v = { .x = c->b.sx,
                              .scale = c->w.final_w,
                              .out_w = c->w.out_w,
@@ -177,49 +177,57 @@ static pi0_status velocity(struct cuda_engine *c, const struct pass *p, struct p
 
 /* All steps as one kernel, π0's state token included. x of step 0 is the noise; the loop records x
  * after each step. */
-static pi0_status loop_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err)
+static pi0_status loop_sample(struct cuda_engine *c, const struct cu_key *k, int sample,
+                              struct pi0_error *err)
 {
     const struct pi0_dims *d = &c->plan.dims;
     const struct cu_tables *t = &c->tables[k->table];
     const struct cu_buffers *b = &c->b;
     cudaStream_t s = c->dev.stream;
-    size_t n = (size_t)d->action_horizon * (size_t)d->action_dim;
-    CU_TRY(cudaMemcpyAsync(b->actions, b->noise, n * sizeof(float), cudaMemcpyDeviceToDevice, s),
+    size_t A = (size_t)d->action_dim, n = (size_t)d->action_horizon * A, i = (size_t)sample;
+    size_t kv = i * (size_t)c->plan.max_keys * (size_t)d->head_dim;
+    float *rec_x = b->rec_x ? b->rec_x + rec_at(c, k, 0, sample) : NULL;
+    CU_TRY(cudaMemcpyAsync(b->actions + i * n, b->noise + i * n, n * sizeof(float),
+                           cudaMemcpyDeviceToDevice, s),
            err);
-    if (b->rec_x)
-        CU_TRY(cudaMemcpyAsync(b->rec_x, b->noise, n * sizeof(float), cudaMemcpyDeviceToDevice, s),
+    if (rec_x)
+        CU_TRY(cudaMemcpyAsync(rec_x, b->noise + i * n, n * sizeof(float), cudaMemcpyDeviceToDevice,
+                               s),
                err);
     struct dn90_args a = { .shape = c->loop_shape,
                            .n_steps = k->n_steps,
                            .workspace = b->loop_ws,
                            .weights = c->w.loop,
-                           .k = b->k,
-                           .v = b->v,
+                           .k = b->k + kv,
+                           .v = b->v + kv,
                            .layer_stride = (int64_t)cache_layer(c, 1),
-                           .n_valid = &b->samples[0].n_valid,
+                           .n_valid = &b->samples[sample].n_valid,
                            .norm = is_pi05(c) ? t->mod : c->w.norms,
                            .shift = t->shift,
                            .in_w = c->w.suffix_w,
                            .in_b = is_pi05(c) ? c->w.suffix_c : t->c,
                            .mlp_out_b = is_pi05(c) ? NULL : c->w.time_out_b,
                            .out_b = c->w.out_b,
-                           .state = b->state,
+                           .state = b->state + i * A,
                            .state_w = c->w.state_w,
                            .state_b = c->w.state_b,
-                           .x = b->actions,
-                           .rec_v = b->rec_v,
-                           .rec_x = b->rec_x ? b->rec_x + n : NULL };
+                           .x = b->actions + i * n,
+                           .rec_v = b->rec_v ? b->rec_v + rec_at(c, k, 0, sample) : NULL,
+                           .rec_x = rec_x ? rec_x + n : NULL };
     CU_TRY(dn90_enqueue(&a, s), err);
-    CU_TRY(cudaMemcpyAsync(c->host_status, dn90_status(&c->loop_shape, b->loop_ws), sizeof(int32_t),
-                           cudaMemcpyDeviceToHost, s),
+    CU_TRY(cudaMemcpyAsync(c->host_status + i, dn90_status(&c->loop_shape, b->loop_ws),
+                           sizeof(int32_t), cudaMemcpyDeviceToHost, s),
            err);
     return PI0_OK;
 }
 
 pi0_status denoise_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err)
 {
-    if (k->loop)
-        return loop_enqueue(c, k, err);
+    if (k->loop) {
+        for (int i = 0; i < k->batch; i++)
+            TRY(loop_sample(c, k, i, err));
+        return PI0_OK;
+    }
     const struct pi0_dims *d = &c->plan.dims;
     size_t n = (size_t)k->batch * (size_t)d->action_horizon * (size_t)d->action_dim;
     CU_TRY(cudaMemcpyAsync(c->b.actions, c->b.noise, n * sizeof(float), cudaMemcpyDeviceToDevice,
