@@ -69,6 +69,12 @@ static void micro_amx_22(const struct micro *m)
     AMX_OPEN(3, m->acc[1] + lower);
     for (int k = 0; k < m->n; k += AMX_STEPS) {
         amx_fetch(m, k);
+#ifdef AMX_AHEAD
+        for (int i = 0; i < 1024; i += 64) {
+            _mm_prefetch((const char *)w0 + AMX_AHEAD + i, _MM_HINT_T0);
+            _mm_prefetch((const char *)w1 + AMX_AHEAD + i, _MM_HINT_T0);
+        }
+#endif
         _tile_loadd(6, w0, 64);
         _tile_loadd(4, x0, m->x_stride);
         _tile_loadd(7, w1, 64);
@@ -155,13 +161,19 @@ static const micro_fn micro_table_amx[2 * AMX_ROWS + 1][3] = {
 };
 
 #ifndef AMX_K_BLOCK
-#define AMX_K_BLOCK 1024
+#define AMX_K_BLOCK 2048
+#define AMX_K_INNER 512
+#define AMX_GROUP 12
+#define AMX_BLOCK 1024
 #endif
 static const struct linear_kernel kernel_amx = { .micro = micro_table_amx,
                                                  .set_rows = amx_set_rows,
                                                  .rows = 2 * AMX_ROWS,
                                                  .panels = 2,
                                                  .k_block = AMX_K_BLOCK,
+                                                 .k_inner = AMX_K_INNER,
+                                                 .group = AMX_GROUP,
+                                                 .block_bytes = (size_t)AMX_BLOCK << 10,
                                                  .k_step = 2,
                                                  .x_bytes = 2 };
 

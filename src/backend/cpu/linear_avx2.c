@@ -14,6 +14,9 @@ static const struct linear_kernel kernel_bf16 = { .micro = micro_table_wbf16,
                                                   .rows = MICRO_ROWS,
                                                   .panels = MICRO_PANELS,
                                                   .k_block = 512,
+                                                  .k_inner = 1024,
+                                                  .group = 8,
+                                                  .block_bytes = (size_t)256 << 10,
                                                   .k_step = 2,
                                                   .x_bytes = 4,
                                                   .widen = 1 };
@@ -21,12 +24,18 @@ static const struct linear_kernel kernel_f32_wbf16 = { .micro = micro_table_wbf1
                                                        .rows = MICRO_ROWS,
                                                        .panels = MICRO_PANELS,
                                                        .k_block = 512,
+                                                       .k_inner = 1024,
+                                                       .group = 8,
+                                                       .block_bytes = (size_t)256 << 10,
                                                        .k_step = 2,
                                                        .x_bytes = 4 };
 static const struct linear_kernel kernel_f32 = { .micro = micro_table_f32,
                                                  .rows = MICRO_ROWS,
                                                  .panels = MICRO_PANELS,
                                                  .k_block = 512,
+                                                 .k_inner = 1024,
+                                                 .group = 8,
+                                                 .block_bytes = (size_t)256 << 10,
                                                  .k_step = 1,
                                                  .x_bytes = 4 };
 

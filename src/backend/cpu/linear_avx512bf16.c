@@ -40,9 +40,15 @@ VEC_INLINE void micro_bf16(const struct micro *m, int rows, int nv)
 
 MICRO_TABLE(micro_table_bf16, micro_bf16)
 
-static const struct linear_kernel kernel_bf16 = {
-    .micro = micro_table_bf16, .rows = 12, .panels = 2, .k_block = 1024, .k_step = 2, .x_bytes = 2
-};
+static const struct linear_kernel kernel_bf16 = { .micro = micro_table_bf16,
+                                                  .rows = 12,
+                                                  .panels = 2,
+                                                  .k_block = 1024,
+                                                  .k_inner = 2048,
+                                                  .group = 8,
+                                                  .block_bytes = (size_t)256 << 10,
+                                                  .k_step = 2,
+                                                  .x_bytes = 2 };
 
 static void linear_bf16_avx512bf16(const struct linear_args *a, int begin, int end)
 {

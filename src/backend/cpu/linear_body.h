@@ -18,19 +18,20 @@
 
 #include "backend/cpu/micro.h"
 
-#define LINEAR_GROUP 8                         /* panels at most */
-#define LINEAR_SCRATCH ((size_t)512 << 10)     /* cpu_scratch_bytes() */
-#define LINEAR_AHEAD 2048                      /* bytes: L2 → L1 */
-#define LINEAR_BLOCK_BYTES ((size_t)256 << 10) /* of weights: a quarter of L2 */
+#define LINEAR_SCRATCH ((size_t)512 << 10) /* cpu_scratch_bytes() */
+#define LINEAR_AHEAD 2048                  /* bytes: L2 → L1 */
 
 /* One kind of product of one instruction set. */
 struct linear_kernel {
     const micro_fn (*micro)[3]; /* [rows][panels or, in AVX2, 2] */
     int rows, panels;           /* of one call of micro */
-    int k_block;                /* multiple of 32 */
-    int k_step;                 /* k's in a step of micro: 1 or 2 */
-    int x_bytes;                /* of an element of x as micro wants it: 2 (bf16) or 4 (f32) */
-    int widen;                  /* x is bf16 and micro wants f32 */
+    int k_block;                /* of weights that stay in L2: multiple of 32 */
+    int k_inner;        /* of x that stays in L1 while a group's panels pass by, ≤ k_block */
+    int group;          /* panels at most, even */
+    size_t block_bytes; /* of weights at most */
+    int k_step;         /* k's in a step of micro: 1 or 2 */
+    int x_bytes;        /* of an element of x as micro wants it: 2 (bf16) or 4 (f32) */
+    int widen;          /* x is bf16 and micro wants f32 */
     void (*set_rows)(int rows); /* before calls with another count of rows; 0 = no more calls */
 };
 
@@ -133,18 +134,35 @@ VEC_INLINE void linear_far(struct micro *m, const struct linear_block *b, int p,
     m->far[1] = p + 1 < b->next_panels ? m->far[0] + panel_bytes : m->far[0];
 }
 
-/* All panels of the group, one K block, one row block. */
-static void linear_rows(struct linear_block *b, int row, int rows, float *acc)
+/* The group's panels, K from b->k + k on, one row block; m holds all but the pointers. */
+static void linear_panels(const struct linear_block *b, struct micro *m, int k, float *acc, int i,
+                          int n)
 {
     const struct linear_kernel *kern = b->kern;
     const struct packed *w = b->a->w;
     size_t k_bytes = linear_w_bytes(w), panel_bytes = k_bytes * (size_t)w->k_pad;
+    size_t half = kern->panels == 2 ? panel_bytes : 32; /* AVX2: the halves of one panel */
+    for (int p = 0; p < b->n_panels; p += kern->panels) {
+        int count = b->n_panels - p < kern->panels ? b->n_panels - p : kern->panels;
+        m->w[0] = (const unsigned char *)w->w + (size_t)(b->panel + p) * panel_bytes +
+                  (size_t)(b->k + k) * k_bytes;
+        m->w[1] = count == 2 || kern->panels == 1 ? m->w[0] + half : m->w[0];
+        m->acc[0] = acc + (long)p * kern->rows * CPU_PANEL;
+        m->acc[1] = m->acc[0] + (kern->panels == 2 ? (long)kern->rows * CPU_PANEL : CPU_PANEL / 2);
+        linear_far(m, b, p, i, n);
+        kern->micro[m->rows][kern->panels == 1 ? 2 : count](m);
+    }
+}
+
+/* All panels of the group, one K block, one row block. */
+static void linear_rows(struct linear_block *b, int row, int rows, float *acc)
+{
+    const struct linear_kernel *kern = b->kern;
     int block = (row - b->first_row) / kern->rows;
     int n_blocks = (b->n_rows + kern->rows - 1) / kern->rows;
+    int inner = n_blocks == 1 ? b->n_k : kern->k_inner, n_inner = (b->n_k + inner - 1) / inner;
     struct micro m = { .rows = rows,
-                       .w_step = (long)k_bytes * kern->k_step,
-                       .n = b->n_k / kern->k_step,
-                       .keep = b->k > 0,
+                       .w_step = (long)linear_w_bytes(b->a->w) * kern->k_step,
                        .acc_stride = CPU_PANEL,
                        .ahead = LINEAR_AHEAD };
     if (kern->widen) {
@@ -158,16 +176,10 @@ static void linear_rows(struct linear_block *b, int row, int rows, float *acc)
     if (kern->set_rows && b->rows_set != rows)
         kern->set_rows(rows);
     b->rows_set = rows;
-    for (int p = 0; p < b->n_panels; p += kern->panels) {
-        int count = b->n_panels - p < kern->panels ? b->n_panels - p : kern->panels;
-        size_t half = kern->panels == 2 ? panel_bytes : 32; /* AVX2: the halves of one panel */
-        m.w[0] = (const unsigned char *)w->w + (size_t)(b->panel + p) * panel_bytes +
-                 (size_t)b->k * k_bytes;
-        m.w[1] = count == 2 || kern->panels == 1 ? m.w[0] + half : m.w[0];
-        m.acc[0] = acc + (long)p * kern->rows * CPU_PANEL;
-        m.acc[1] = m.acc[0] + (kern->panels == 2 ? (long)kern->rows * CPU_PANEL : CPU_PANEL / 2);
-        linear_far(&m, b, p, block, n_blocks);
-        kern->micro[rows][kern->panels == 1 ? 2 : count](&m);
+    for (int k = 0; k < b->n_k; k += inner, m.x += (long)inner * kern->x_bytes) {
+        m.n = (b->n_k - k < inner ? b->n_k - k : inner) / kern->k_step;
+        m.keep = b->k + k > 0;
+        linear_panels(b, &m, k, acc, block * n_inner + k / inner, n_blocks * n_inner);
     }
 }
 
@@ -183,7 +195,7 @@ static void linear_columns(struct linear_block *b)
         if (last)
             linear_epilogue(b, row, rows, acc);
         if (!whole)
-            acc += (long)b->kern->rows * CPU_PANEL * LINEAR_GROUP;
+            acc += (long)b->kern->rows * CPU_PANEL * b->group;
     }
 }
 
@@ -215,10 +227,10 @@ VEC_INLINE int linear_k_block(const struct linear_kernel *kern, const struct lin
 }
 
 /* Panels of a group: an even number, so that gate and up stay together. */
-VEC_INLINE int linear_group(const struct packed *w, int k_block)
+VEC_INLINE int linear_group(const struct linear_kernel *kern, const struct packed *w, int k_block)
 {
-    int n = (int)(LINEAR_BLOCK_BYTES / (linear_w_bytes(w) * (size_t)k_block)) / 2 * 2;
-    return n < 2 ? 2 : n > LINEAR_GROUP ? LINEAR_GROUP : n;
+    int n = (int)(kern->block_bytes / (linear_w_bytes(w) * (size_t)k_block)) / 2 * 2;
+    return n < 2 ? 2 : n > kern->group ? kern->group : n;
 }
 
 /* Panels [begin, end) of the rows of `a`: passes of as many rows as the sums have room for. */
@@ -227,14 +239,15 @@ static void linear_run(const struct linear_kernel *kern, const struct linear_arg
 {
     int k_pad = a->w->k_pad, k_block = linear_k_block(kern, a);
     size_t wide_bytes = kern->widen ? (size_t)kern->rows * (size_t)(k_block + CPU_PANEL) * 4 : 0;
-    size_t row_bytes = (size_t)LINEAR_GROUP * CPU_PANEL * sizeof(float);
+    size_t row_bytes = (size_t)kern->group * CPU_PANEL * sizeof(float);
     int room = (int)((LINEAR_SCRATCH - wide_bytes) / row_bytes) / kern->rows * kern->rows;
-    int passes = (a->m + room - 1) / room, blocks = (a->m + kern->rows - 1) / kern->rows;
+    int passes = k_block == k_pad ? 1 : (a->m + room - 1) / room,
+        blocks = (a->m + kern->rows - 1) / kern->rows;
     int pass_rows = (blocks + passes - 1) / passes * kern->rows;
     struct linear_block b = { .kern = kern,
                               .a = a,
                               .k_block = k_block,
-                              .group = linear_group(a->w, k_block),
+                              .group = linear_group(kern, a->w, k_block),
                               .wide = a->scratch,
                               .acc = (float *)a->scratch + wide_bytes / sizeof(float) };
     for (b.first_row = 0; b.first_row < a->m; b.first_row += pass_rows) {
