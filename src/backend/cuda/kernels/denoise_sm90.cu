@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * denoise_sm90: all Euler steps of one sample, heads included, as one persistent kernel: 128 CTAs of
  * 8 computing warps, a copying warp and a clearing warp, one CTA an SM, in clusters of two. Layouts
- * are in denoise_sm90.cuh, data preparation in denoise_sm90_pack.cu.
+ * are in denoise_sm90.cuh, data preparation in denoise_sm90_pack.cu. Long because it is one kernel:
+ * its phases share registers, shared memory and the protocol below.
  *
  * Weights never wait for activations: the copying warp streams the CTA's fixed share of every matrix
  * through a ring of 16 KB slots (cp.async.bulk), at most IN_FLIGHT slots at a time because a burst
@@ -82,6 +83,7 @@ template <int N8> struct smem {
     alignas(16) bf16 pr[N8 * 8 * PR_LD]; /* probabilities [token][key] */
     alignas(16) float xch[8 * N8 * 8];   /* the peer's sums of this CTA's rows: [row][token] */
     alignas(16) float ssq[WARPS * t8p_of(N8)];
+    float res[8 * N8 * 8];               /* residual of this CTA's rows: [row][token] */
     alignas(16) float xs[N8 * 8 * A];    /* Euler state, the same in every CTA */
     alignas(16) float inw[8 * A];        /* in_w of this CTA's rows */
     alignas(16) float2 rope[N8 * 8 * 8]; /* cos, sin [token][dim of the q tile] */
@@ -99,6 +101,7 @@ __device__ __forceinline__ int kv_tile(int cta)
 
 /* One computing warp's view. */
 template <int N8> struct ctx {
+    static constexpr int ROUNDS = (2 * N8 + 7) / 8;
     smem<N8> *sm;
     int tid, warp, lane, g, t, cta, rank;
     int s; /* ring position: slot (even) and parity */
@@ -106,9 +109,16 @@ template <int N8> struct ctx {
     uint32_t n_layer, n_xch; /* parities of done[] and xbar */
     int nt, t0, st;          /* prefix tiles of this CTA's split: count, first; suffix tile or -1 */
     int n_eff, T;            /* prefix keys and tokens of this step */
-    float r0, r1;            /* residual of rows 2·(tid%4), +1 of token tid/4 */
     uint32_t spins;          /* unanswered loads so far; past GIVE_UP nothing waits any more */
 
+    /* Hides from the compiler that these do not change: or it computes every address of every phase
+     * once, ahead of the loop, and spills them; a spilled register is a read from L2 here, since the
+     * clearing warp's fences empty L1. */
+    __device__ __forceinline__ void forget()
+    {
+        asm volatile(""
+                     : "+r"(tid), "+r"(warp), "+r"(lane), "+r"(g), "+r"(t), "+r"(cta), "+r"(rank));
+    }
     __device__ __forceinline__ bool again() { return ++spins < GIVE_UP; }
     __device__ __forceinline__ int slot(int i) const { return s + i - (s + i >= NS ? NS : 0); }
     __device__ __forceinline__ uint8_t *ptr(int i) const { return sm->ring + slot(i) * SLOT; }
@@ -166,35 +176,40 @@ __device__ __forceinline__ float gelu(float z)
 }
 __device__ __forceinline__ float silu(float z) { return z / (1.f + __expf(-z)); }
 
-/* Four blocks of 32 k from B order (block kb at kb & mask), until no word of a real token is empty.
- * Polling loads the very L2 slices that the data has to reach: with many tokens 16 bytes of one
- * token from every 8 k (a CTA's share at least) are polled first. */
+/* Four blocks of 32 k from B order. Returns the largest word of real tokens: ~0 if one is empty. */
+template <int N8>
+__device__ __forceinline__ uint32_t load_b(uint4 (&b)[4][N8], const bf16 *src, int T,
+                                           const ctx<N8> &c, int mask = 3)
+{
+    uint32_t m = 0;
+    src += c.lane * 8;
+#pragma unroll
+    for (int kb = 0; kb < 4; kb++)
+#pragma unroll
+        for (int n = 0; n < N8; n++)
+            b[kb][n] = n * 8 + c.g < T ? ld_relaxed(src + (kb & mask) * N8 * 256 + n * 256)
+                                       : make_uint4(0, 0, 0, 0);
+#pragma unroll
+    for (int kb = 0; kb < 4; kb++)
+#pragma unroll
+        for (int n = 0; n < N8; n++)
+            m = max4(m, b[kb][n]);
+    return m;
+}
+/* The same until none is empty; block kb at kb & mask. Polling loads the very L2 slices that the data
+ * has to reach: with many tokens 16 bytes of one token from every 8 k (a CTA's share at least) are
+ * polled first. */
 template <int N8>
 __device__ __forceinline__ void poll_b(uint4 (&b)[4][N8], const bf16 *src, int mask, int T,
                                        ctx<N8> &c)
 {
-    src += c.lane * 8;
     if (N8 > 2) {
-        const bf16 *first =
-            src + (c.lane / 4 % 4 & mask) * N8 * 256 + (c.cta % min(T, 8) - c.g) * 32;
+        const bf16 *first = src + (c.g % 4 & mask) * N8 * 256 + (c.cta % min(T, 8) * 4 + c.t) * 8;
         while (__any_sync(~0u, max4(0, ld_relaxed(first)) == ~0u) && c.again())
             ;
     }
-    uint32_t m;
-    do {
-        m = 0;
-#pragma unroll
-        for (int kb = 0; kb < 4; kb++)
-#pragma unroll
-            for (int n = 0; n < N8; n++)
-                b[kb][n] = n * 8 + c.g < T ? ld_relaxed(src + (kb & mask) * N8 * 256 + n * 256)
-                                           : make_uint4(0, 0, 0, 0);
-#pragma unroll
-        for (int kb = 0; kb < 4; kb++)
-#pragma unroll
-            for (int n = 0; n < N8; n++)
-                m = max4(m, b[kb][n]);
-    } while (__any_sync(~0u, m == ~0u) && c.again());
+    while (__any_sync(~0u, load_b<N8>(b, src, T, c, mask) == ~0u) && c.again())
+        ;
 }
 
 /* Sums of squares of this warp's 128 k, 16 CTAs × 8 rows, per token → sm->ssq. */
@@ -238,24 +253,25 @@ template <int N8> struct ssq_loads {
             *(float4 *)(c.sm->ssq + c.warp * TP + c.lane * 4) = make_float4(a[0], a[1], a[2], a[3]);
     }
 };
-/* 1 / rms of tokens tok, tok + 1; after the barrier */
-template <int N8> __device__ __forceinline__ float2 inv_rms(const ctx<N8> &c, int tok)
+/* 1 / rms of a token; after the barrier. The token must depend on the lane's low bits alone: lanes
+ * with the same lane % 8 ask for the same one. */
+template <int N8> __device__ __forceinline__ float inv_rms(const ctx<N8> &c, int tok)
 {
-    float2 s = make_float2(0.f, 0.f);
-#pragma unroll
-    for (int w = 0; w < WARPS; w++) {
-        float2 v = *(const float2 *)(c.sm->ssq + w * t8p_of(N8) + tok);
-        s.x += v.x, s.y += v.y;
-    }
-    return make_float2(rsqrtf(s.x * (1.f / W) + 1e-6f), rsqrtf(s.y * (1.f / W) + 1e-6f));
+    const float *q = c.sm->ssq + (c.lane >> 3) * t8p_of(N8) + tok;
+    float s = q[0] + q[4 * t8p_of(N8)];
+    s += __shfl_xor_sync(~0u, s, 8);
+    s += __shfl_xor_sync(~0u, s, 16);
+    return rsqrtf(s * (1.f / W) + 1e-6f);
 }
 
-/* acc += 4 KB of weights · b: k16 steps in a fixed order. */
+/* acc += 4 KB of weights · b: k16 steps in a fixed order. Few tokens: in two chains. */
 template <int N8>
 __device__ __forceinline__ void mma_unit(float (&acc)[N8][4], const uint8_t *part,
                                          const uint4 (&b)[4][N8], int lane)
 {
     const uint4 *a = (const uint4 *)part + lane;
+    constexpr int C = N8 == 2 ? 2 : 1;
+    float odd[N8][4] = {};
 #pragma unroll
     for (int kb = 0; kb < 4; kb++) {
         uint4 a0 = a[kb * 64], a1 = a[kb * 64 + 32];
@@ -264,20 +280,14 @@ __device__ __forceinline__ void mma_unit(float (&acc)[N8][4], const uint8_t *par
             mma_bf16(acc[n], a0, b[kb][n].x, b[kb][n].y);
 #pragma unroll
         for (int n = 0; n < N8; n++)
-            mma_bf16(acc[n], a1, b[kb][n].z, b[kb][n].w);
+            mma_bf16(C == 2 ? odd[n] : acc[n], a1, b[kb][n].z, b[kb][n].w);
     }
-}
-/* Sums of a warp take the place of the 4 KB they came from: [n][row 16][token 8]. */
-template <int N8>
-__device__ __forceinline__ void store_part(uint8_t *part, const float (&acc)[N8][4], int g, int t)
-{
-    __syncwarp();
-    float *q = (float *)part + g * 8 + 2 * t;
+    if (C == 2)
 #pragma unroll
-    for (int n = 0; n < N8; n++) {
-        *(float2 *)(q + n * 128) = make_float2(acc[n][0], acc[n][1]);
-        *(float2 *)(q + n * 128 + 64) = make_float2(acc[n][2], acc[n][3]);
-    }
+        for (int n = 0; n < N8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                acc[n][i] += odd[n][i];
 }
 template <int N8> __device__ __forceinline__ void zero(float (&acc)[N8][4])
 {
@@ -285,97 +295,110 @@ template <int N8> __device__ __forceinline__ void zero(float (&acc)[N8][4])
     for (int n = 0; n < N8; n++)
         acc[n][0] = acc[n][1] = acc[n][2] = acc[n][3] = 0.f;
 }
-/* Adds the sums of all warps in unit `unit`: rows g (lo) and g + 8 (hi), tokens n·8 + 2t, +1. */
-__device__ __forceinline__ void add_parts(const uint8_t *unit, int at, float2 &lo, float2 &hi)
+/* Sums of a warp take the place of the 4 KB they came from: [n][row 16][token 8]. */
+template <int N8>
+__device__ __forceinline__ void store_part(uint8_t *part, const float (&acc)[N8][4], int lane)
 {
-    const float *q = (const float *)unit + at;
+    __syncwarp();
+    float2 *q = (float2 *)part + lane;
 #pragma unroll
-    for (int w = 0; w < WARPS; w++) {
-        float2 a = *(const float2 *)(q + w * 1024), b = *(const float2 *)(q + w * 1024 + 64);
-        lo.x += a.x, lo.y += a.y, hi.x += b.x, hi.y += b.y;
+    for (int n = 0; n < N8; n++) {
+        q[n * 64] = make_float2(acc[n][0], acc[n][1]);
+        q[n * 64 + 32] = make_float2(acc[n][2], acc[n][3]);
     }
 }
-/* v: row g at tokens 2t, 2t+1. Gives rows g&~1, +1 at token 2t + (g&1), in one word. */
-__device__ __forceinline__ uint32_t pair_rows(float2 v, int g)
+/* The same with row r + 8 beside row r: [n][r 8][token 8][r, r + 8]. */
+template <int N8>
+__device__ __forceinline__ void store_pairs(uint8_t *part, const float (&acc)[N8][4], int lane)
 {
-    float r = __shfl_xor_sync(~0u, g & 1 ? v.x : v.y, 4);
-    return g & 1 ? pack2(r, v.y) : pack2(v.x, r);
+    __syncwarp();
+    float4 *q = (float4 *)part + lane;
+#pragma unroll
+    for (int n = 0; n < N8; n++)
+        q[n * 32] = make_float4(acc[n][0], acc[n][2], acc[n][1], acc[n][3]);
+}
+/* Sum over the warps. */
+__device__ __forceinline__ float2 sum_pairs(const uint8_t *unit, int at)
+{
+    const float2 *q = (const float2 *)unit + at;
+    float2 s = q[0];
+#pragma unroll
+    for (int w = 1; w < WARPS; w++) {
+        float2 v = q[w * 512];
+        s.x += v.x, s.y += v.y;
+    }
+    return s;
+}
+/* Two lanes `bit` apart hold neighbours v; lo and hi go into one word each: the lane with the bit
+ * clear gets lo's, the other hi's. */
+__device__ __forceinline__ uint32_t pair_words(float lo, float hi, int bit, int lane)
+{
+    const bool odd = lane & bit;
+    const float r = __shfl_xor_sync(~0u, odd ? lo : hi, bit);
+    return odd ? pack2(r, hi) : pack2(lo, r);
 }
 
 enum phase { QKV, GATE_UP, OUT, O, DOWN, MLP };
 
-/* q, k, v of tokens tok, tok + 1 (lane's) of a tile: RoPE and store. */
+/* q, k, v of row pair g and a token: RoPE and store. Called by whole warps: lane = 8·(g % 4) + token
+ * % 8. */
 template <int N8>
 __device__ __forceinline__ void store_qkv(const ctx<N8> &c, const params &p, int layer, int tile,
-                                          int tok, float2 lo, float2 hi)
+                                          int g, int tok, float2 v)
 {
-    const int i = tile % 16 * 8 + c.g, key = c.n_eff & 15;
+    const int key = c.n_eff & 15;
+    int i = tile % 16 * 8 + g;
     /* the state's k and v: for the later steps among the prefix keys, as key number n_eff */
     bf16 *keep = (bf16 *)(p.kv + (size_t)(layer * MAX_TILES + (c.n_eff >> 4)) * KV_TILE);
+    bf16 *ks = p.ks + (tok >> 4) * (KV_TILE / 2);
     const bool state = c.T > p.T;
-    if (tile >= 144) {
-        if (tok >= c.T)
-            return;
-        bf16 *d = p.ks + (tok >> 4) * (KV_TILE / 2) + v_off(i, tok & 15);
-        const bool two = tok + 1 < c.T; /* dim i + 128 lies 8 dim tiles on */
-        st_relaxed_u32(d, pack2(lo.x, two ? lo.y : 0.f));
-        st_relaxed_u32(d + 2048, pack2(hi.x, two ? hi.y : 0.f));
-        if (state && (tok == p.T || tok + 1 == p.T)) {
-            keep += v_off(i, key);
-            keep[0] = __float2bfloat16(tok == p.T ? lo.x : lo.y);
-            keep[2048] = __float2bfloat16(tok == p.T ? hi.x : hi.y);
+    if (tile >= 144) { /* tokens tok & ~1, +1 of dim i or, in odd lanes, i + 128 */
+        const bool real = tok < c.T;
+        const uint32_t w = pair_words(real ? v.x : 0.f, real ? v.y : 0.f, 1, c.lane);
+        i += tok & 1 ? 128 : 0;
+        if ((tok & ~1) < c.T)
+            st_relaxed_u32(ks + v_off(i, tok & 14), w);
+        if (state && (tok | 1) == (p.T | 1)) {
+            keep[v_off(i, key)] = __ushort_as_bfloat16((uint16_t)(w >> (p.T & 1) * 16));
             fence_proxy_async_all();
         }
         return;
     }
-    const float2 e0 = c.sm->rope[tok * 8 + c.g], e1 = c.sm->rope[tok * 8 + 8 + c.g];
-    const uint32_t wl =
-        pair_rows(make_float2(lo.x * e0.x - hi.x * e0.y, lo.y * e1.x - hi.y * e1.y), c.g);
-    const uint32_t wh =
-        pair_rows(make_float2(hi.x * e0.x + lo.x * e0.y, hi.y * e1.x + lo.y * e1.y), c.g);
-    const int tk = tok + (c.g & 1), k = i & ~1;
-    if (tk >= c.T)
+    const float2 e = c.sm->rope[tok * 8 + g];
+    const uint32_t w = pair_words(v.x * e.x - v.y * e.y, v.y * e.x + v.x * e.y, 8, c.lane);
+    i = (i & ~1) + (g & 1 ? 128 : 0);
+    if (tok >= c.T)
         return;
     if (tile < 128) {
-        bf16 *d = p.q + b_off<N8>(tile / 16 * E + k, tk); /* dim + 128: 4 blocks on */
-        st_relaxed_u32(d, wl);
-        st_relaxed_u32(d + 4 * N8 * 256, wh);
+        st_relaxed_u32(p.q + b_off<N8>(tile / 16 * E + i, tok), w);
     } else {
-        bf16 *d = p.ks + (tk >> 4) * (KV_TILE / 2) + k_off(k, tk & 15);
-        st_relaxed_u32(d, wl);
-        st_relaxed_u32(d + 2048, wh);
-        if (state && tk == p.T) {
-            keep += k_off(k, key);
-            st_relaxed_u32(keep, wl);
-            st_relaxed_u32(keep + 2048, wh);
+        st_relaxed_u32(ks + k_off(i, tok & 15), w);
+        if (state && tok == p.T) {
+            st_relaxed_u32(keep + k_off(i, key), w);
             fence_proxy_async_all();
         }
     }
 }
 
-/* v of the step that ends, Euler, in every CTA alike. a: the lane's first action. */
+/* v of the step that ends, Euler, in every CTA alike: actions a and a + 8 of a token. */
 template <int N8>
 __device__ __forceinline__ void euler(const ctx<N8> &c, const params &p, int step, int a, int tok,
-                                      float2 lo, float2 hi)
+                                      float2 v)
 {
-    const float v[4] = { lo.x, hi.x, lo.y, hi.y };
-#pragma unroll
-    for (int k = 0; k < 4; k++) {
-        const int tk = tok + k / 2, ak = a + k % 2 * 8;
-        if (tk >= p.T)
-            continue;
-        float *xs = c.sm->xs + tk * A + ak, x = fmaf(p.dt, v[k], *xs);
-        *xs = x;
-        if (c.cta == 0) {
-            const size_t o = ((size_t)step * p.T + tk) * A + ak;
-            if (p.rec_v)
-                p.rec_v[o] = v[k];
-            if (p.rec_x)
-                p.rec_x[o] = x;
-            if (step == p.steps - 1)
-                p.x[tk * A + ak] = x;
-        }
-    }
+    if (tok >= p.T)
+        return;
+    float *xs = c.sm->xs + tok * A + a;
+    const float x0 = fmaf(p.dt, v.x, xs[0]), x1 = fmaf(p.dt, v.y, xs[8]);
+    xs[0] = x0, xs[8] = x1;
+    if (c.cta)
+        return;
+    const size_t o = ((size_t)step * p.T + tok) * A + a;
+    if (p.rec_v)
+        p.rec_v[o] = v.x, p.rec_v[o + 8] = v.y;
+    if (p.rec_x)
+        p.rec_x[o] = x0, p.rec_x[o + 8] = x1;
+    if (step == p.steps - 1)
+        p.x[tok * A + a] = x0, p.x[tok * A + a + 8] = x1;
 }
 
 /* A product of normed x: rows of up to four units, each this CTA's alone.
@@ -384,19 +407,22 @@ template <int N8>
 __device__ __forceinline__ void normed(ctx<N8> &c, const params &p, enum phase what, int step,
                                        int layer)
 {
+    c.forget();
     const bf16 *x = what == QKV ? p.x1 : what == GATE_UP ? p.x2 : p.xf;
     const float *ssq = what == QKV ? p.ssq1 : what == GATE_UP ? p.ssq2 : p.ssqf;
     const int kv = kv_tile(c.cta), nu = what != QKV ? 4 : kv >= 0 ? 2 : 1;
-    /* unit and first tokens of this warp's part of the epilogue. OUT: units 2i, 2i + 1 are one tile */
+    /* A warp's part of the epilogue: unit u (OUT: u and u + 1 are one tile), of a token tile half
+     * the row pairs, lane = 8·(g % 4) + token % 8. */
     const int per = what == OUT ? 4 : 8 / nu, u = c.warp / per * (what == OUT ? 2 : 1);
     const int tile = what == QKV ? (u ? kv : c.cta) : what == GATE_UP ? c.cta * 4 + u : u / 2;
+    const int g = (c.warp & 1) * 4 + (c.lane >> 3);
     float b0 = 0.f, b1 = 0.f;
     if (p.shift || what == OUT) {
         const float *s = what == OUT
                              ? (p.shift ? p.shift_out + step * A : p.out_b)
                              : p.shift + ((size_t)step * p.L + layer) * ((U_QKV + U_GU) * 16) +
                                    (what == GATE_UP ? U_QKV * 16 : 0);
-        s += tile * 16 + c.g;
+        s += tile * 16 + g;
         b0 = __ldg(s), b1 = __ldg(s + 8);
     }
     uint4 b[4][N8];
@@ -414,7 +440,7 @@ __device__ __forceinline__ void normed(ctx<N8> &c, const params &p, enum phase w
         c.full(2 * i + (c.warp >> 2));
         uint8_t *part = c.ptr(2 * i) + c.warp * 4096;
         mma_unit<N8>(acc, part, b, c.lane);
-        store_part<N8>(part, acc, c.g, c.t);
+        store_pairs<N8>(part, acc, c.lane);
     }
     STAMP(what == QKV ? 2 : 20);
     if (N8 > 2)
@@ -424,25 +450,26 @@ __device__ __forceinline__ void normed(ctx<N8> &c, const params &p, enum phase w
     STAMP(what == QKV ? 19 : 21);
     if (what == GATE_UP)
         mbar_wait(&c.sm->done[1], c.n_layer & 1);
+    const uint8_t *unit = c.ptr(2 * u), *low = c.ptr(2 * u + 2);
 #pragma unroll 1
-    for (int n = c.warp % per; n * 8 < c.T; n += per) {
-        const int tok = n * 8 + 2 * c.t, at = (n * 16 + c.g) * 8 + 2 * c.t;
-        float2 lo = make_float2(0.f, 0.f), hi = lo;
-        add_parts(c.ptr(2 * u), at, lo, hi);
-        if (what == OUT)
-            add_parts(c.ptr(2 * u + 2), at, lo, hi);
-        const float2 r = inv_rms<N8>(c, tok);
-        lo = make_float2(fmaf(lo.x, r.x, b0), fmaf(lo.y, r.y, b0));
-        hi = make_float2(fmaf(hi.x, r.x, b1), fmaf(hi.y, r.y, b1));
+    for (int sub = c.warp % per; sub / 2 * 8 < c.T; sub += per) {
+        const int n = sub >> 1, tok = n * 8 + (c.lane & 7), at = n * 64 + g * 8 + (c.lane & 7);
+        float2 v = sum_pairs(unit, at);
+        const float r = inv_rms<N8>(c, tok);
+        if (what == OUT) {
+            float2 l = sum_pairs(low, at);
+            v.x += l.x, v.y += l.y;
+        }
+        v.x = fmaf(v.x, r, b0), v.y = fmaf(v.y, r, b1);
         if (what == GATE_UP) {
-            const int tk = tok + (c.g & 1);
-            uint32_t w = pair_rows(make_float2(gelu(lo.x) * hi.x, gelu(lo.y) * hi.y), c.g);
-            if (tk < c.T)
-                st_relaxed_u32(p.hb + b_off<N8>(c.cta * 32 + u * 8 + (c.g & ~1), tk), w);
+            const float h = gelu(v.x) * v.y;
+            const uint32_t w = pair_words(h, h, 8, c.lane);
+            if (tok < c.T && !(g & 1))
+                st_relaxed_u32(p.hb + b_off<N8>(c.cta * 32 + u * 8 + g, tok), w);
         } else if (what == QKV) {
-            store_qkv<N8>(c, p, layer, tile, tok, lo, hi);
+            store_qkv<N8>(c, p, layer, tile, g, tok, v);
         } else {
-            euler<N8>(c, p, step, tile * 16 + c.g, tok, lo, hi);
+            euler<N8>(c, p, step, tile * 16 + g, tok, v);
         }
     }
     STAMP(what == QKV ? 3 : 14);
@@ -453,46 +480,51 @@ __device__ __forceinline__ void normed(ctx<N8> &c, const params &p, enum phase w
 /* ---- attention of head c/16 on key split c%16 → po, ml ---- */
 template <int N8> __device__ __forceinline__ void attend(ctx<N8> &c, const params &p)
 {
+    c.forget();
     const int head = c.cta >> 4, split = c.cta & 15, half = c.warp & 1, T = c.T;
     const int na = c.nt + (c.st >= 0);  /* the suffix tile comes last, in a slot of its own */
     const int sfx_keys = T - c.st * 16; /* of the suffix tile that are real */
-    if (c.st >= 0) {
-        /* the suffix tile, from L2 through registers: V by the warp that will use it (two dim
-         * tiles), K by the two warps whose task it is (a half each) */
+    uint4 b[4][N8];
+    if (c.st < 0) {
+        poll_b<N8>(b, p.q + (head * 8 + half * 4) * N8 * 256, 3, T, c);
+    } else {
+        /* the suffix tile too, from L2 through registers into its slot: K by the two warps whose task
+         * it is, half each; V by the warp that will use it, two dim tiles */
         const bool task = c.nt == c.warp >> 1 || (c.nt == 4 && c.warp < 2);
         const bf16 *src = p.ks + c.st * (KV_TILE / 2) + c.lane * 8;
+        const int k0 = half * 8, v0 = 16 + c.warp * 2;
+        uint4 a[10];
+        uint32_t m;
+        do {
+            m = 0;
+#pragma unroll
+            for (int i = 0; i < 10; i++)
+                a[i] = i >= 8 ? ld_relaxed(src + (v0 + i - 8) * 256)
+                       : task ? ld_relaxed(src + (k0 + i) * 256)
+                              : make_uint4(0, 0, 0, 0);
+#pragma unroll
+            for (int i = 0; i < 10; i++) {
+                if (i >= 8 ? 4 * c.t >= sfx_keys : c.g >= sfx_keys)
+                    a[i].x = 0, (i >= 8 ? a[i].y : a[i].z) = 0;
+                if (i >= 8 ? 4 * c.t + 2 >= sfx_keys : c.g + 8 >= sfx_keys)
+                    a[i].w = 0, (i >= 8 ? a[i].z : a[i].y) = 0;
+                m = max4(m, a[i]);
+            }
+            if (N8 == 2)
+                m = max(m, load_b<N8>(b, p.q + (head * 8 + half * 4) * N8 * 256, T, c));
+        } while (__any_sync(~0u, m == ~0u) && c.again());
         c.full(c.nt);
         uint8_t *dst = c.ptr(c.nt) + c.lane * 16;
-#pragma unroll 1
-        for (int i = task ? half * 8 : 16 + c.warp * 2, end = i + (task ? 8 : 2);;) {
-            uint4 a[2];
-            uint32_t m;
-            do {
-                const bool v = i >= 16;
-                m = 0;
+        if (task)
 #pragma unroll
-                for (int d = 0; d < 2; d++) {
-                    a[d] = ld_relaxed(src + (i + d) * 256);
-                    if (v ? 4 * c.t >= sfx_keys : c.g >= sfx_keys)
-                        a[d].x = 0, (v ? a[d].y : a[d].z) = 0;
-                    if (v ? 4 * c.t + 2 >= sfx_keys : c.g + 8 >= sfx_keys)
-                        a[d].w = 0, (v ? a[d].z : a[d].y) = 0;
-                    m = max4(m, a[d]);
-                }
-            } while (__any_sync(~0u, m == ~0u) && c.again());
-            *(uint4 *)(dst + i * 512) = a[0];
-            *(uint4 *)(dst + i * 512 + 512) = a[1];
-            i += 2;
-            if (i < end)
-                continue;
-            if (i > 16)
-                break;
-            i = 16 + c.warp * 2, end = i + 2;
-        }
+            for (int i = 0; i < 8; i++)
+                *(uint4 *)(dst + (k0 + i) * 512) = a[i];
+        *(uint4 *)(dst + v0 * 512) = a[8];
+        *(uint4 *)(dst + v0 * 512 + 512) = a[9];
         __syncwarp();
+        if (N8 > 2)
+            poll_b<N8>(b, p.q + (head * 8 + half * 4) * N8 * 256, 3, T, c);
     }
-    uint4 b[4][N8];
-    poll_b<N8>(b, p.q + (head * 8 + half * 4) * N8 * 256, 3, T, c);
     STAMP(4);
 #pragma unroll 1
     for (int task = c.warp; task < 2 * na; task += WARPS) {
@@ -501,7 +533,7 @@ template <int N8> __device__ __forceinline__ void attend(ctx<N8> &c, const param
         c.full(task >> 1);
         uint8_t *part = c.ptr(task >> 1) + half * 4096;
         mma_unit<N8>(s, part, b, c.lane);
-        store_part<N8>(part, s, c.g, c.t);
+        store_part<N8>(part, s, c.lane);
     }
     STAMP(5);
     c.sync();
@@ -588,62 +620,89 @@ template <int N8> __device__ __forceinline__ void attend(ctx<N8> &c, const param
 /* ---- po, ml of all splits → ob, dims 16·(c%16) … of head c/16 ---- */
 template <int N8> __device__ __forceinline__ void combine(ctx<N8> &c, const params &p)
 {
-    const int head = c.cta >> 4, dt = c.cta & 15, j = c.lane & 15;
-#pragma unroll 1
-    for (int tp = c.warp; 2 * tp < c.T; tp += WARPS) {
-        /* an odd last token is computed twice */
-        const int tok = min(2 * tp + (c.lane >> 4), c.T - 1);
-        const float *ml = p.ml + (head * SPLITS + j) * 2 * (N8 * 8) + tok;
-        const float *po = p.po + (size_t)((head * 16 + dt) * SPLITS * (N8 * 8) + tok) * 16 + j;
-        uint32_t mw, lw, v[SPLITS], e;
+    c.forget();
+    const int head = c.cta >> 4, dt = c.cta & 15, T = c.T;
+    /* a thread: four dims of a token, from all splits */
+    const int tok = c.tid >> 2, d4 = c.tid & 3, at = min(tok, T - 1);
+    const float *po = p.po + (size_t)((head * 16 + dt) * SPLITS * (N8 * 8) + at) * 16 + d4 * 4;
+    uint4 v[SPLITS];
+    if (c.warp * 8 < T) {
+        uint32_t m;
+        /* the weights of its four splits 4·d4 … */
+        const float *ml = p.ml + (head * SPLITS + d4 * 4) * 2 * (N8 * 8) + at;
+        uint32_t mw[4], lw[4];
         do {
-            mw = ld_relaxed_u32(ml), lw = ld_relaxed_u32(ml + N8 * 8);
+            m = 0; /* every register is written on every path, or it would be live all round the loop */
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                mw[i] = ld_relaxed_u32(ml + i * 2 * (N8 * 8));
+                lw[i] = ld_relaxed_u32(ml + (i * 2 + 1) * (N8 * 8));
+                m = max(m, max(mw[i], lw[i]));
+            }
 #pragma unroll
             for (int i = 0; i < SPLITS; i++)
-                v[i] = ld_relaxed_u32(po + i * (N8 * 8) * 16);
-            /* sums and maxima may be negative: compare each */
-            e = mw == ~0u || lw == ~0u;
+                v[i] = ld_relaxed(po + i * (N8 * 8) * 16);
 #pragma unroll
             for (int i = 0; i < SPLITS; i++)
-                e |= v[i] == ~0u;
-        } while (__any_sync(~0u, e) && c.again());
-        const float m = __uint_as_float(mw);
-        float mx = m, l, a = 0.f;
+                m = max4(m, v[i]);
+        } while (__any_sync(~0u, m == ~0u) && c.again());
+        float mx = -1e30f, w[4], l = 0.f;
 #pragma unroll
-        for (int o = 1; o < 16; o *= 2)
-            mx = fmaxf(mx, __shfl_xor_sync(~0u, mx, o));
-        const float w = exp2_approx(m - mx);
-        l = w * __uint_as_float(lw);
+        for (int i = 0; i < 4; i++)
+            mx = fmaxf(mx, __uint_as_float(mw[i]));
+        mx = fmaxf(mx, __shfl_xor_sync(~0u, mx, 1));
+        mx = fmaxf(mx, __shfl_xor_sync(~0u, mx, 2));
 #pragma unroll
-        for (int o = 1; o < 16; o *= 2)
-            l += __shfl_xor_sync(~0u, l, o);
+        for (int i = 0; i < 4; i++) {
+            w[i] = exp2_approx(__uint_as_float(mw[i]) - mx);
+            l = fmaf(w[i], __uint_as_float(lw[i]), l);
+        }
+        l += __shfl_xor_sync(~0u, l, 1);
+        l += __shfl_xor_sync(~0u, l, 2);
+        float a[4] = {};
 #pragma unroll
-        for (int i = 0; i < SPLITS; i++)
-            a = fmaf(__shfl_sync(~0u, w, (c.lane & 16) + i), __uint_as_float(v[i]), a);
-        a = __fdividef(a, l);
-        const float hi = __shfl_down_sync(~0u, a, 1);
+        for (int i = 0; i < SPLITS; i++) {
+            const float e = __shfl_sync(~0u, w[i & 3], (c.lane & ~3) + (i >> 2));
+            a[0] = fmaf(e, __uint_as_float(v[i].x), a[0]);
+            a[1] = fmaf(e, __uint_as_float(v[i].y), a[1]);
+            a[2] = fmaf(e, __uint_as_float(v[i].z), a[2]);
+            a[3] = fmaf(e, __uint_as_float(v[i].w), a[3]);
+        }
+        l = __fdividef(1.f, l);
         mbar_wait(&c.sm->done[0], c.n_layer & 1);
-        if (!(j & 1))
-            st_relaxed_u32(p.ob + b_off<N8>(head * E + dt * 16 + j, tok), pack2(a, hi));
+        if (tok < T) {
+            bf16 *o = p.ob + b_off<N8>(head * E + dt * 16 + d4 * 4, tok);
+            st_relaxed_u32(o, pack2(a[0] * l, a[1] * l));
+            st_relaxed_u32(o + 2, pack2(a[2] * l, a[3] * l));
+        }
     }
     mbar_wait(&c.sm->done[0], c.n_layer & 1);
     STAMP(8);
 }
 
-/* bf16(x·gain) of this thread's two rows and the sum of squares of the CTA's 8, to a reader of x */
-template <int N8>
-__device__ __forceinline__ void publish_x(const ctx<N8> &c, bf16 *x, float *ssq, float2 gain)
+/* The residual: rows 8·rank … +7 of tile c/2. A warp holds, in round i, four tokens of all 8 rows:
+ * lane = 4·row + token % 4. Few tokens: warps 0 … 3; else every warp, in two rounds. */
+template <int N8> __device__ __forceinline__ int own_token(const ctx<N8> &c, int i)
 {
-    const int tok = c.tid >> 2, rp = c.tid & 3;
-    float s = c.r0 * c.r0 + c.r1 * c.r1;
-    s += __shfl_xor_sync(~0u, s, 1);
-    s += __shfl_xor_sync(~0u, s, 2);
-    if (tok < c.T) {
-        st_relaxed_u32(x + b_off<N8>((c.cta >> 1) * 16 + c.rank * 8 + rp * 2, tok),
-                       pack2(c.r0 * gain.x, c.r1 * gain.y));
-        if (rp == 0)
-            st_relaxed_f32(ssq + c.cta * t8p_of(N8) + tok, s);
-    }
+    return (c.warp + 8 * i) * 4 + c.t;
+}
+/* bf16(x·gain) of this lane's row and token, and the sum of squares of the 8 rows, to a reader of x.
+ * By whole warps. */
+template <int N8>
+__device__ __forceinline__ void publish_x(const ctx<N8> &c, bf16 *x, float *ssq, float gain,
+                                          float r, int tok)
+{
+    float s = r * r;
+    const uint32_t w = pair_words(r * gain, r * gain, 4, c.lane);
+    s += __shfl_xor_sync(~0u, s, 4);
+    s += __shfl_xor_sync(~0u, s, 8);
+    s += __shfl_xor_sync(~0u, s, 16);
+    if (tok >= c.T)
+        return;
+    if (!(c.g & 1))
+        st_relaxed_u32(x + b_off<N8>((c.cta >> 1) * 16 + c.rank * 8 + c.g, tok), w);
+    if (c.g == 0)
+        st_relaxed_f32(ssq + c.cta * t8p_of(N8) + tok, s);
 }
 
 /* A product whose k is split over the pair, into the residual: input (this CTA's half of k) → sums of
@@ -654,74 +713,91 @@ template <int N8>
 __device__ __forceinline__ void residual(ctx<N8> &c, const params &p, enum phase what,
                                          const float *norm, const float *gate, bool last)
 {
-    constexpr int T8 = N8 * 8;
-    const int T = c.T, tok = c.tid >> 2, rp = c.tid & 3, nu = what == DOWN ? 2 : 1;
-    const int row = (c.cta >> 1) * 16 + c.rank * 8 + rp * 2;
+    c.forget();
+    constexpr int T8 = N8 * 8, AT_ONCE = N8 == 2 ? 2 : 1; /* units whose input is polled together */
+    const int T = c.T, nu = what == DOWN ? 2 : 1;
+    const int row = (c.cta >> 1) * 16 + c.rank * 8 + c.g;
     const bf16 *in = what == O ? p.ob : what == DOWN ? p.hb : p.ub;
     in += (what == MLP ? c.rank * 16 + c.warp * 2 : c.rank * nu * 32 + c.warp * 4) * N8 * 256;
-    float2 gain = __ldg((const float2 *)(norm + row)), gt = make_float2(1.f, 1.f);
-    if (gate)
-        gt = __ldg((const float2 *)(gate + row));
+    const float gain = 1.f + __ldg(norm + row), gt = gate ? __ldg(gate + row) : 1.f;
     if (c.tid == 0)
-        mbar_expect(&c.sm->xbar, 8 * ((T + 3) / 4) * 16);
+        mbar_expect(&c.sm->xbar, 8 * ((T + 1) / 2) * 8);
     float acc[N8][4];
     zero<N8>(acc);
 #pragma unroll 1
-    for (int u = 0; u < nu; u++) {
-        uint4 b[4][N8];
-        poll_b<N8>(b, in + u * 32 * N8 * 256, what == MLP ? 1 : 3, what == MLP ? p.T : T, c);
+    for (int u = 0; u < nu; u += AT_ONCE) {
+        uint4 b[AT_ONCE][4][N8];
+        const int tokens = what == MLP ? p.T : T, mask = what == MLP ? 1 : 3;
+        if (N8 > 2 || nu == 1) {
+            poll_b<N8>(b[0], in + u * 32 * N8 * 256, mask, tokens, c);
+        } else {
+            uint32_t m;
+            do {
+                m = load_b<N8>(b[0], in, tokens, c);
+                m = max(m, load_b<N8>(b[AT_ONCE - 1], in + 32 * N8 * 256, tokens, c));
+            } while (__any_sync(~0u, m == ~0u) && c.again());
+        }
         STAMP(what == O ? 9 : 15);
-        c.full(2 * u + (c.warp >> 2));
-        mma_unit<N8>(acc, c.ptr(2 * u) + c.warp * 4096, b, c.lane);
-        __syncwarp();
-        if (u < nu - 1)
-            c.release(2 * u, 2);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            if (u + i >= nu)
+                break;
+            c.full(2 * (u + i) + (c.warp >> 2));
+            mma_unit<N8>(acc, c.ptr(2 * (u + i)) + c.warp * 4096, b[i], c.lane);
+            __syncwarp();
+            if (u + i < nu - 1)
+                c.release(2 * (u + i), 2);
+        }
     }
     const uint8_t *unit = c.ptr(2 * nu - 2);
-    store_part<N8>(c.ptr(2 * nu - 2) + c.warp * 4096, acc, c.g, c.t);
+    store_part<N8>(c.ptr(2 * nu - 2) + c.warp * 4096, acc, c.lane);
     c.sync();
     STAMP(what == O ? 10 : 16);
-    const int i = 255 - c.tid, r = i / (N8 * 2), tg = i % (N8 * 2);
-    if (i < 16 * N8 && tg * 4 < T) {
-        const float *q =
-            (const float *)unit + ((tg >> 1) * 16 + (c.rank ^ 1) * 8 + r) * 8 + (tg & 1) * 4;
-        float4 s = make_float4(0.f, 0.f, 0.f, 0.f);
+    /* the peer's rows: warp 7 − n sends token tile n, lane = 4·row + token/2 */
+    if (const int n = 7 - c.warp; n < N8 && n * 8 + 2 * c.t < T) {
+        const float2 *q = (const float2 *)unit + (n * 16 + (c.rank ^ 1) * 8 + c.g) * 4 + c.t;
+        float2 s = q[0];
 #pragma unroll
-        for (int w = 0; w < WARPS; w++) {
-            float4 v = *(const float4 *)(q + w * 1024);
-            s.x += v.x, s.y += v.y, s.z += v.z, s.w += v.w;
+        for (int w = 1; w < WARPS; w++) {
+            float2 v = q[w * 512];
+            s.x += v.x, s.y += v.y;
         }
-        st_async(map_rank(smem_addr(c.sm->xch + r * T8 + tg * 4), c.rank ^ 1), s,
+        st_async(map_rank(smem_addr(c.sm->xch + c.g * T8 + n * 8 + 2 * c.t), c.rank ^ 1), s,
                  map_rank(smem_addr(&c.sm->xbar), c.rank ^ 1));
     }
-    float s0 = 0.f, s1 = 0.f;
-    if (tok < T) {
-        const float *q =
-            (const float *)unit + ((tok >> 3) * 16 + c.rank * 8 + rp * 2) * 8 + (tok & 7);
+    float s[ctx<N8>::ROUNDS];
 #pragma unroll
-        for (int w = 0; w < WARPS; w++)
-            s0 += q[w * 1024], s1 += q[w * 1024 + 8];
+    for (int i = 0; i < ctx<N8>::ROUNDS; i++) {
+        const int tok = own_token(c, i);
+        s[i] = 0.f;
+        if (tok < T) {
+            const float *q =
+                (const float *)unit + ((tok >> 3) * 16 + c.rank * 8 + c.g) * 8 + (tok & 7);
+#pragma unroll
+            for (int w = 0; w < WARPS; w++)
+                s[i] += q[w * 1024];
+        }
     }
     /* every warp waits: who polls for the next exchange has to be behind the peer's inputs */
     mbar_wait_cluster(&c.sm->xbar, c.n_xch++ & 1);
     STAMP(what == O ? 11 : 17);
     if (what == DOWN)
         mbar_wait(&c.sm->done[2], c.n_layer & 1);
-    if (c.tid < T8 * 4) {
+    bf16 *x = what == O ? p.x2 : last ? p.xf : p.x1;
+    float *ssq = what == O ? p.ssq2 : last ? p.ssqf : p.ssq1;
+#pragma unroll
+    for (int i = 0; i < ctx<N8>::ROUNDS; i++) {
+        const int tok = own_token(c, i);
+        if ((c.warp + 8 * i) * 4 >= T)
+            break;
+        float *r = c.sm->res + c.g * T8 + tok, v = 0.f;
         if (tok < T) {
-            c.r0 = fmaf(gt.x, s0 + c.sm->xch[rp * 2 * T8 + tok], c.r0);
-            c.r1 = fmaf(gt.y, s1 + c.sm->xch[(rp * 2 + 1) * T8 + tok], c.r1);
+            v = fmaf(gt, s[i] + c.sm->xch[c.g * T8 + tok], *r);
             if (what == MLP && tok == p.T)
-                c.r0 = c.sm->state[rp * 2], c.r1 = c.sm->state[rp * 2 + 1];
+                v = c.sm->state[c.g];
+            *r = v;
         }
-        publish_x<N8>(c,
-                      what == O ? p.x2
-                      : last    ? p.xf
-                                : p.x1,
-                      what == O ? p.ssq2
-                      : last    ? p.ssqf
-                                : p.ssq1,
-                      make_float2(1.f + gain.x, 1.f + gain.y));
+        publish_x<N8>(c, x, ssq, gain, v, tok);
     }
     STAMP(what == O ? 12 : 18);
     if (what == O)
@@ -733,28 +809,37 @@ __device__ __forceinline__ void residual(ctx<N8> &c, const params &p, enum phase
 /* ---- Euler state → suffix embedding: π0.5 x1, π0 the hidden layer ub ---- */
 template <int N8> __device__ __forceinline__ void suffix(ctx<N8> &c, const params &p, int step)
 {
-    const int tok = c.tid >> 2, rp = c.tid & 3, row = (c.cta >> 1) * 16 + c.rank * 8 + rp * 2;
-    if (c.tid >= N8 * 32)
-        return;
-    const float *w = c.sm->inw + rp * 2 * A, *in_b = p.in_b + (size_t)step * p.in_b_step + row;
-    float s0 = __ldg(in_b), s1 = __ldg(in_b + 1);
-    if (tok < p.T)
+    c.forget();
+    const int row = (c.cta >> 1) * 16 + c.rank * 8 + c.g;
+    const float bias = __ldg(p.in_b + (size_t)step * p.in_b_step + row);
+    const float gain = p.pi05 ? 1.f + __ldg(p.norm + step * p.norm_step + row) : 1.f;
+    const float after = p.pi05 ? 0.f : __ldg(p.mlp_b + row);
+#pragma unroll
+    for (int i = 0; i < ctx<N8>::ROUNDS; i++) {
+        const int tok = own_token(c, i);
+        if ((c.warp + 8 * i) * 4 >= c.T)
+            break;
+        float s = bias;
+        if (tok < p.T) {
+            const float *w = c.sm->inw + c.g * A, *x = c.sm->xs + tok * A;
 #pragma unroll 2
-        for (int i = 0; i < A; i += 4) {
-            float4 x = *(const float4 *)(c.sm->xs + tok * A + i);
-            float4 w0 = *(const float4 *)(w + i), w1 = *(const float4 *)(w + A + i);
-            s0 += x.x * w0.x + x.y * w0.y + x.z * w0.z + x.w * w0.w;
-            s1 += x.x * w1.x + x.y * w1.y + x.z * w1.z + x.w * w1.w;
+            for (int k = 0; k < A; k += 4) {
+                float4 a = *(const float4 *)(x + k), b = *(const float4 *)(w + k);
+                s += a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w;
+            }
         }
-    if (p.pi05) {
-        c.r0 = s0, c.r1 = s1;
-        float2 g = __ldg((const float2 *)(p.norm + step * p.norm_step + row));
-        publish_x<N8>(c, p.x1, p.ssq1, make_float2(1.f + g.x, 1.f + g.y));
-        return;
+        if (p.pi05) {
+            publish_x<N8>(c, p.x1, p.ssq1, gain, s, tok);
+        } else {
+            s = silu(s);
+            const uint32_t w = pair_words(s, s, 4, c.lane);
+            if (tok < p.T && !(c.g & 1))
+                st_relaxed_u32(p.ub + b_off<N8>(row, tok), w);
+            s = after;
+        }
+        if (tok < c.T)
+            c.sm->res[c.g * (N8 * 8) + tok] = s;
     }
-    if (tok < p.T)
-        st_relaxed_u32(p.ub + b_off<N8>(row, tok), pack2(silu(s0), silu(s1)));
-    c.r0 = __ldg(p.mlp_b + row), c.r1 = __ldg(p.mlp_b + row + 1);
 }
 
 /* A step is 2L + 1 turns: 0: the heads, 2l + 1: attention of layer l, 2l + 2: its MLP. One turn is a

@@ -112,12 +112,12 @@ PTX_INLINE uint32_t map_rank(uint32_t addr, uint32_t rank)
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(addr), "r"(rank));
     return r;
 }
-/* 16 bytes to a peer's shared memory, counted by the peer's mbarrier. */
-PTX_INLINE void st_async(uint32_t addr, float4 v, uint32_t bar)
+/* 8 bytes to a peer's shared memory, counted by the peer's mbarrier. */
+PTX_INLINE void st_async(uint32_t addr, float2 v, uint32_t bar)
 {
-    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 "
-                 "[%0], {%1, %2, %3, %4}, [%5];" ::"r"(addr),
-                 "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(bar)
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 "
+                 "[%0], {%1, %2}, [%3];" ::"r"(addr),
+                 "f"(v.x), "f"(v.y), "r"(bar)
                  : "memory");
 }
 

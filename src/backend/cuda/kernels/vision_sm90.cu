@@ -580,11 +580,8 @@ __global__ void __launch_bounds__(THREADS, 1)
             gather_vectors<T>(g, p, va, vb);
             facts_ready();
 #ifdef VIS90_STAMPS
-            if (threadIdx.x == 32) {
+            if (threadIdx.x == 32)
                 STAMP_(7);
-                mbar_wait(&full[0], 0);
-                STAMP_(6);
-            }
 #endif
         }
     } else {
@@ -599,6 +596,7 @@ __global__ void __launch_bounds__(THREADS, 1)
             pdl_wait();
             STAMP(1);
             load_x<W>(x, g, row0, col0 + (int)threadIdx.x % 4 * 2);
+            STAMP(6);
             main_loop<T, CT, CF, KS>(d, ring, full, empty, p, g);
             STAMP(3);
             facts_wait();
@@ -612,6 +610,7 @@ __global__ void __launch_bounds__(THREADS, 1)
             pdl_wait(); /* y may still be read by the kernel before */
             STAMP(1);
             gather_rows(g, p, row_facts);
+            STAMP(6);
             main_loop<T, CT, CF, KS>(d, ring, full, empty, p, g);
             STAMP(3);
             facts_wait();
