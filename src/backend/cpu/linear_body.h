@@ -3,16 +3,20 @@
  * linear_body: how a product is cut into blocks, and what becomes of the sums (struct linear_args),
  * for every vector instruction set; included by linear_<isa>.c, which brings the innermost product.
  *
- *            K block                 N group: LINEAR_GROUP panels
+ *           K block                 group: up to 8 or 12 panels
  *          ┌────────┐              ┌──┬──┬──┬──┐
  *   x      │ rows   │ L1      w    │  │  │  │  │ K block: stays in L2 while all rows of x pass by;
- *          ├────────┤              └──┴──┴──┴──┘ the next group's is fetched meanwhile, a slice
- *          │  …     │                            with every call of the innermost product
+ *          ├────────┤              └──┴──┴──┴──┘ the next block's is fetched meanwhile, a line or
+ *          │  …     │                            less with every step of the innermost product
+ *
+ *   for each group of panels: for each K block: for each block of rows:
+ *       for each inner K block (of x in L1): for each pair of panels: micro
  *
  *   sums [row block][panel][rows][16] f32 stay in `scratch` between K blocks, and are turned into y
  *   by the epilogue after the last one.
  *
- * Few rows (one block): K is not cut, and the weights stream through once. */
+ * Few rows (one block of them): K is not cut, and the weights stream through once, fetched one group
+ * ahead: the loads that the processor starts by itself stop at every end of a page and of a panel. */
 #ifndef PI0_BACKEND_CPU_LINEAR_BODY_H
 #define PI0_BACKEND_CPU_LINEAR_BODY_H
 
