@@ -2,38 +2,12 @@
  * check_attn_sm90: prefix attention against a plain float32 kernel: model lengths, edge lengths, key
  * holes, several samples, every split; twice for the same bits. --bench times it. */
 #include "backend/cuda/kernels/attn_sm90.h"
+#include "device_check.cuh"
 
-#include <cuda_bf16.h>
-#include <cuda_runtime.h>
-#include <math.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-#define CK(call)                                                                         \
-    do {                                                                                 \
-        cudaError_t e_ = (call);                                                         \
-        if (e_ != cudaSuccess) {                                                         \
-            printf("%s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(e_)); \
-            exit(1);                                                                     \
-        }                                                                                \
-    } while (0)
 
 enum { E = 256, HEADS = 8 };
 static int n_passed, n_failed;
-
-__global__ void fill(__nv_bfloat16 *p, size_t n, uint64_t seed, float scale)
-{
-    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
-         i += (size_t)gridDim.x * blockDim.x) {
-        uint64_t z = seed + (i + 1) * 0x9E3779B97F4A7C15ull;
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-        z ^= z >> 31;
-        p[i] = __float2bfloat16(((float)(z >> 40) * 0x1p-23f - 1.0f) * scale);
-    }
-}
 
 /* A block a query row, 256 threads; scores in shared memory. */
 __global__ void reference(float *o, const __nv_bfloat16 *q, const __nv_bfloat16 *k,
@@ -58,30 +32,6 @@ __global__ void reference(float *o, const __nv_bfloat16 *q, const __nv_bfloat16 
         x += w * __bfloat162float(v[(size_t)(s.kv_row + j) * E + threadIdx.x]);
     }
     o[row * E + threadIdx.x] = x / sum;
-}
-
-__global__ void compare(double *out, const __nv_bfloat16 *got, const float *ref, size_t n)
-{
-    double d2 = 0, r2 = 0, bad = 0;
-    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
-         i += (size_t)gridDim.x * blockDim.x) {
-        double g = __bfloat162float(got[i]), r = ref[i];
-        bad += !isfinite(g);
-        d2 += (g - r) * (g - r);
-        r2 += r * r;
-    }
-    atomicAdd(&out[0], d2);
-    atomicAdd(&out[1], r2);
-    atomicAdd(&out[2], bad);
-}
-
-static tensor_map_encode_fn find_encode(void)
-{
-    void *fn = NULL;
-    cudaDriverEntryPointQueryResult q;
-    CK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &fn, 12000, cudaEnableDefault,
-                                        &q));
-    return (tensor_map_encode_fn)fn;
 }
 
 /* n samples of these lengths; the caches of the samples lie `gap` rows apart from their ends. */

@@ -2,40 +2,13 @@
  * check_gemm_sm90: the fused GeGLU product against a plain kernel on model and edge shapes, twice
  * for the same bits; under --bench its time beside cuBLASLt's product without the GeGLU. */
 #include "backend/cuda/kernels/gemm_sm90.h"
+#include "device_check.cuh"
 
 #include <cublasLt.h>
-#include <cuda_bf16.h>
-#include <cuda_runtime.h>
 #include <dlfcn.h>
-#include <math.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#define CK(call)                                                                         \
-    do {                                                                                 \
-        cudaError_t e_ = (call);                                                         \
-        if (e_ != cudaSuccess) {                                                         \
-            printf("%s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(e_)); \
-            exit(1);                                                                     \
-        }                                                                                \
-    } while (0)
-
 static int n_passed, n_failed;
-
-/* bf16 values uniform in ±scale, a function of (seed, index). */
-__global__ void fill(__nv_bfloat16 *p, size_t n, uint64_t seed, float scale)
-{
-    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
-         i += (size_t)gridDim.x * blockDim.x) {
-        uint64_t z = seed + (i + 1) * 0x9E3779B97F4A7C15ull;
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-        z ^= z >> 31;
-        p[i] = __float2bfloat16(((float)(z >> 40) * 0x1p-23f - 1.0f) * scale);
-    }
-}
 
 /* One thread a value, float32. ref [m, f]. */
 __global__ void reference(float *ref, const __nv_bfloat16 *x, const __nv_bfloat16 *gate,
@@ -52,31 +25,6 @@ __global__ void reference(float *ref, const __nv_bfloat16 *x, const __nv_bfloat1
     }
     ref[(size_t)token * f + unit] =
         0.5f * g * (1.0f + tanhf(0.7978845608f * (g + 0.044715f * g * g * g))) * u;
-}
-
-/* out[0] += Σ(got-ref)², out[1] += Σref², out[2]: count of NaN; out as double. */
-__global__ void compare(double *out, const __nv_bfloat16 *got, const float *ref, size_t n)
-{
-    double d2 = 0, r2 = 0, bad = 0;
-    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
-         i += (size_t)gridDim.x * blockDim.x) {
-        double g = __bfloat162float(got[i]), r = ref[i];
-        bad += !isfinite(g);
-        d2 += (g - r) * (g - r);
-        r2 += r * r;
-    }
-    atomicAdd(&out[0], d2);
-    atomicAdd(&out[1], r2);
-    atomicAdd(&out[2], bad);
-}
-
-static tensor_map_encode_fn find_encode(void)
-{
-    void *fn = NULL;
-    cudaDriverEntryPointQueryResult q;
-    CK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &fn, 12000, cudaEnableDefault,
-                                        &q));
-    return (tensor_map_encode_fn)fn;
 }
 
 struct problem {

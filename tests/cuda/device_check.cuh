@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * device_check: what the checks of single Hopper kernels share: errors, random data, comparison, the
+ * driver's tensor-map call. For .cu programs that are one file each. */
+#ifndef PI0_TESTS_DEVICE_CHECK_CUH
+#define PI0_TESTS_DEVICE_CHECK_CUH
+
+#include "backend/cuda/kernels/gemm_sm90.h"
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define CK(call)                                                                         \
+    do {                                                                                 \
+        cudaError_t e_ = (call);                                                         \
+        if (e_ != cudaSuccess) {                                                         \
+            printf("%s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(e_)); \
+            exit(1);                                                                     \
+        }                                                                                \
+    } while (0)
+
+/* bf16 values uniform in ±scale, a function of (seed, index). */
+__global__ void fill(__nv_bfloat16 *p, size_t n, uint64_t seed, float scale)
+{
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
+         i += (size_t)gridDim.x * blockDim.x) {
+        uint64_t z = seed + (i + 1) * 0x9E3779B97F4A7C15ull;
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+        z ^= z >> 31;
+        p[i] = __float2bfloat16(((float)(z >> 40) * 0x1p-23f - 1.0f) * scale);
+    }
+}
+
+/* out[0] += Σ(got-ref)², out[1] += Σref², out[2]: count of NaN; out as double. */
+__global__ void compare(double *out, const __nv_bfloat16 *got, const float *ref, size_t n)
+{
+    double d2 = 0, r2 = 0, bad = 0;
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
+         i += (size_t)gridDim.x * blockDim.x) {
+        double g = __bfloat162float(got[i]), r = ref[i];
+        bad += !isfinite(g);
+        d2 += (g - r) * (g - r);
+        r2 += r * r;
+    }
+    atomicAdd(&out[0], d2);
+    atomicAdd(&out[1], r2);
+    atomicAdd(&out[2], bad);
+}
+
+static tensor_map_encode_fn find_encode(void)
+{
+    void *fn = NULL;
+    cudaDriverEntryPointQueryResult q;
+    CK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &fn, 12000, cudaEnableDefault,
+                                        &q));
+    return (tensor_map_encode_fn)fn;
+}
+
+#endif
