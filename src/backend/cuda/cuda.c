@@ -180,7 +180,9 @@ static pi0_status open_sizes(struct cuda_engine *c, struct pi0_error *err)
                                          .n_tokens = d->action_horizon,
                                          .max_keys = p->max_prefix + p->n_state,
                                          .pi05 = d->variant == PI0_VARIANT_PI05 };
-    c->has_loop = dn90_supported(c->dev.cc, c->dev.n_sm, &c->loop_shape, 1);
+    unsigned no_loop = PI0_WITHOUT_LOOP_KERNEL | PI0_WITHOUT_OWN_KERNELS | PI0_WITHOUT_STATE_REUSE;
+    c->has_loop =
+        !(c->without & no_loop) && dn90_supported(c->dev.cc, c->dev.n_sm, &c->loop_shape, 1);
     return PI0_OK;
 }
 
@@ -220,12 +222,16 @@ static pi0_status cuda_open(void **self, const pi0_model *m, const struct plan *
     c->plan = *p;
     c->log = cfg->log;
     c->log_user = cfg->log_user;
+    c->without = cfg->measure_without;
     c->progress = cfg->progress;
     c->progress_user = cfg->progress_user;
     TRY(device_probe(&c->dev, cfg->device, err));
     TRY(device_use(&c->dev, err));
     c->facts = (struct cu_facts){ c->dev.cc, c->dev.n_sm, c->dev.smem_limit };
-    cu_select(&c->choice, &c->facts, p);
+    struct cu_facts choose = c->facts;
+    if (c->without & PI0_WITHOUT_OWN_KERNELS)
+        choose.cc = 80; /* the portable path, on any card */
+    cu_select(&c->choice, &choose, p);
     TRY(open_sizes(c, err));
     carve(c, cfg->record_steps);
     TRY(dev_arena_alloc(&c->mem, "K/V cache and activations", err));
@@ -285,12 +291,69 @@ static void cuda_close(void *self)
 
 /* ---------------------------------------------------------------- graphs */
 
+/* Without camera batching: the tower over each image by itself. */
+static pi0_status vision_one_by_one(struct cuda_engine *c, const struct cu_key *k,
+                                    struct pi0_error *err)
+{
+    size_t S = (size_t)c->plan.dims.image_size;
+    size_t image = S * S * 3;
+    size_t tokens = (size_t)c->plan.tokens_per_camera * (size_t)c->plan.dims.vlm_width;
+    uint8_t *pixels = c->b.pixels;
+    float *features = c->b.features;
+    struct cu_key one = *k;
+    pi0_status st = PI0_OK;
+    one.images = 1;
+    for (size_t i = 0; !st && i < (size_t)k->images; i++) {
+        c->b.pixels = pixels + i * image;
+        c->b.features = features + i * tokens;
+        st = vision_enqueue(c, &one, err);
+    }
+    c->b.pixels = pixels;
+    c->b.features = features;
+    return st;
+}
+
 static pi0_status stage_enqueue(struct cuda_engine *c, const struct cu_key *k,
                                 struct pi0_error *err)
 {
+    if (k->stage == CU_STAGE_VISION && c->without & PI0_WITHOUT_CAMERA_BATCHING)
+        return vision_one_by_one(c, k, err);
     return k->stage == CU_STAGE_VISION   ? vision_enqueue(c, k, err)
            : k->stage == CU_STAGE_PREFIX ? prefix_enqueue(c, k, err)
                                          : denoise_enqueue(c, k, err);
+}
+
+#if CUDART_VERSION < 13000 /* the later signatures under their earlier names */
+#define cudaGraphGetEdges cudaGraphGetEdges_v2
+#define cudaGraphAddDependencies cudaGraphAddDependencies_v2
+#define cudaGraphRemoveDependencies cudaGraphRemoveDependencies_v2
+#endif
+
+/* Without dependent launches: programmatic edges become full ones, so that each kernel starts when
+ * those it waits for have ended. */
+static pi0_status full_edges(cudaGraph_t graph, struct pi0_error *err)
+{
+    size_t n = 0;
+    cudaError_t e = cudaGraphGetEdges(graph, NULL, NULL, NULL, &n);
+    cudaGraphNode_t *from = calloc(n + 1, sizeof(cudaGraphNode_t));
+    cudaGraphNode_t *to = calloc(n + 1, sizeof(cudaGraphNode_t));
+    cudaGraphEdgeData *data = calloc(n + 1, sizeof *data);
+    if (!from || !to || !data)
+        e = cudaErrorMemoryAllocation;
+    if (e == cudaSuccess)
+        e = cudaGraphGetEdges(graph, from, to, data, &n);
+    static const cudaGraphEdgeData full;
+    for (size_t i = 0; e == cudaSuccess && i < n; i++) {
+        if (data[i].type != cudaGraphDependencyTypeProgrammatic)
+            continue;
+        e = cudaGraphRemoveDependencies(graph, &from[i], &to[i], &data[i], 1);
+        if (e == cudaSuccess)
+            e = cudaGraphAddDependencies(graph, &from[i], &to[i], &full, 1);
+    }
+    free(from);
+    free(to);
+    free(data);
+    return e == cudaSuccess ? PI0_OK : device_fail(err, e, "making a graph's edges full");
 }
 
 static pi0_status capture(struct cuda_engine *c, const struct cu_key *k, cudaGraphExec_t *exec,
@@ -303,6 +366,8 @@ static pi0_status capture(struct cuda_engine *c, const struct cu_key *k, cudaGra
     cudaError_t e = cudaStreamEndCapture(s, &graph);
     if (!st && e != cudaSuccess)
         st = device_fail(err, e, "capturing a stage");
+    if (!st && c->without & PI0_WITHOUT_DEPENDENT_LAUNCH)
+        st = full_edges(graph, err);
     if (!st) {
         e = cudaGraphInstantiate(exec, graph, 0);
         if (e != cudaSuccess)
@@ -317,6 +382,8 @@ static pi0_status capture(struct cuda_engine *c, const struct cu_key *k, cudaGra
 static pi0_status stage_run(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err)
 {
     struct cu_graph *slot = &c->graphs[0];
+    if (c->without & PI0_WITHOUT_GRAPH)
+        return stage_enqueue(c, k, err);
     for (int i = 0; i < CU_MAX_GRAPHS; i++) {
         struct cu_graph *g = &c->graphs[i];
         if (g->exec && !memcmp(&g->key, k, sizeof *k)) {
@@ -481,6 +548,9 @@ static pi0_status cuda_denoise(void *self, const struct batch *in, float *action
     k.splits = k.loop ? 0
                       : cu_suffix_splits(most + c->plan.n_suffix, d->action_horizon * d->heads,
                                          in->n, c->facts.n_sm);
+    for (int i = 0; i < c->n_tables && c->without & PI0_WITHOUT_FOLDED_TABLES; i++)
+        if (c->tables[i].n_steps == in->n_steps) /* the next to be filled, in the same place */
+            c->tables[i].n_steps = 0, c->tables[i].used_at = 0;
     TRY(upload_tables(c, in->n_steps, &k.table, err));
     TRY(stage_run(c, &k, err));
     size_t bytes =
@@ -651,6 +721,9 @@ static int cuda_kernel(void *self, int i, struct pi0_kernel_choice *out)
 
 const struct backend backend_cuda = {
     .name = "cuda",
+    .measure_without = PI0_WITHOUT_GRAPH | PI0_WITHOUT_CAMERA_BATCHING | PI0_WITHOUT_OWN_KERNELS |
+                       PI0_WITHOUT_FOLDED_TABLES | PI0_WITHOUT_STATE_REUSE |
+                       PI0_WITHOUT_LOOP_KERNEL | PI0_WITHOUT_DEPENDENT_LAUNCH,
     .probe = cuda_probe,
     .open = cuda_open,
     .close = cuda_close,

@@ -234,7 +234,8 @@ pi0_status denoise_enqueue(struct cuda_engine *c, const struct cu_key *k, struct
                            c->dev.stream),
            err);
     for (int step = 0; step < k->n_steps; step++) {
-        int with_state = step == 0 && c->plan.n_state;
+        int again = (c->without & PI0_WITHOUT_STATE_REUSE) != 0;
+        int with_state = (step == 0 || again) && c->plan.n_state;
         struct pass p = { .k = k,
                           .t = &c->tables[k->table],
                           .step = step,

@@ -130,6 +130,7 @@ struct cuda_engine {
     void *progress_user;
     struct cu_facts facts;
     struct cu_choice choice;
+    unsigned without; /* PI0_WITHOUT_ bits, for measurement */
     struct gemm_lt *gemm;
     int has_loop; /* small batches are denoised by one persistent kernel a sample */
     struct dn90_shape loop_shape;
