@@ -30,12 +30,12 @@ struct linear_kernel {
     const micro_fn (*micro)[3]; /* [rows][panels or, in AVX2, 2] */
     int rows, panels;           /* of one call of micro */
     int k_block;                /* of weights that stay in L2: multiple of 32 */
-    int k_inner;        /* of x that stays in L1 while a group's panels pass by, ≤ k_block */
-    int group;          /* panels at most, even */
-    size_t block_bytes; /* of weights at most */
-    int k_step;         /* k's in a step of micro: 1 or 2 */
-    int x_bytes;        /* of an element of x as micro wants it: 2 (bf16) or 4 (f32) */
-    int widen;          /* x is bf16 and micro wants f32 */
+    int k_inner; /* of x that stays in L1 while a group passes by; above 1.5 k_block: uncut */
+    int group;   /* panels at most, even */
+    size_t block_bytes;         /* of weights at most */
+    int k_step;                 /* k's in a step of micro: 1 or 2 */
+    int x_bytes;                /* of an element of x as micro wants it: 2 (bf16) or 4 (f32) */
+    int widen;                  /* x is bf16 and micro wants f32 */
     void (*set_rows)(int rows); /* before calls with another count of rows; 0 = no more calls */
 };
 
