@@ -69,7 +69,7 @@ struct args {
     const char *append;
     const char *report, *compare, *compare_with, *sections;
     int blocks;
-    double load_seconds, peak_flops, peak_bytes;
+    double load_seconds, block_seconds, peak_flops, peak_bytes;
     const char *command_line; /* as typed, shortened */
     const char *dims;
     const char *sets[MAX_SETS];

@@ -138,6 +138,8 @@ static const struct option options[] = {
       "of headline, batch, power, ladder, breakdown (default all)" },
     { "blocks", "N", 0, CMD_BENCH, NUMBER, AT(blocks), 1, 32, NULL, "Report",
       "times that --n calls are repeated (default 5): the spread" },
+    { "block-seconds", "X", 0, CMD_BENCH, REAL, AT(block_seconds), 0, 0, NULL, "Report",
+      "without --n: how long a block lasts (default 1)" },
     { "load-seconds", "X", 0, CMD_BENCH, REAL, AT(load_seconds), 0, 0, NULL, "Report",
       "how long each offered load lasts (default 2)" },
     { "peak-flops", "X", 0, CMD_BENCH, REAL, AT(peak_flops), 0, 0, NULL, "Report",

@@ -83,7 +83,7 @@ json_t *report_stages(const struct report *r, const struct measured *m,
 int workload_cameras(const struct workload *w, enum pi0_masked_cameras masked);
 
 /* Sections: each returns a new document, or NULL after a message. */
-json_t *report_headline(struct report *r, struct session *s, struct power *power);
+json_t *report_headline(struct report *r, struct session *first, struct power *power);
 json_t *report_batch(struct report *r, struct power *power);
 json_t *report_power(struct report *r, struct power *power);
 json_t *report_ladder(struct report *r);

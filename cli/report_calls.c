@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BLOCK_SECONDS 1.0 /* without --n: about this long a block */
+#define BLOCK_SECONDS 1.0 /* without --n and --block-seconds: about this long a block */
 #define BLOCK_MIN 3
 #define BLOCK_MAX 200
 #define ROW_SECONDS 90.0 /* a batch that would take longer than this for one block is left out */
@@ -80,7 +80,8 @@ pi0_status report_inputs(const struct session *s, const struct workload *w, int 
 /* Calls of a block: as asked for, else what fits the time. */
 static int block_calls(const struct report *r, double call_ms)
 {
-    double fit = BLOCK_SECONDS * 1e3 / (call_ms > 0.001 ? call_ms : 0.001);
+    double seconds = r->a->block_seconds > 0 ? r->a->block_seconds : BLOCK_SECONDS;
+    double fit = seconds * 1e3 / (call_ms > 0.001 ? call_ms : 0.001);
     if (r->a->n)
         return r->a->n;
     return fit < BLOCK_MIN ? BLOCK_MIN : fit > BLOCK_MAX ? BLOCK_MAX : (int)fit;

@@ -350,6 +350,18 @@ static void pair(struct text *t, const json_t *a, const json_t *b, const char *k
         add(t, " – |");
 }
 
+/* A section's rows of both reports; false, with a line, where they are of different workloads. */
+static bool same_workload(struct text *t, const json_t *a, const json_t *b, const char *section)
+{
+    const char *x = text_at(json_object_get(a, section), "workload");
+    const char *y = text_at(json_object_get(b, section), "workload");
+    if (strcmp(x, y) == 0)
+        return true;
+    if (x[0] && y[0])
+        add(t, "Section %s: A measured %s, B %s; not compared.\n\n", section, x, y);
+    return false;
+}
+
 static void compare_list(struct text *t, const json_t *a, const json_t *b, const char *title,
                          const char *key, const char *values[][2], int n)
 {
@@ -439,12 +451,17 @@ char *report_compare(const json_t *a, const json_t *b, const char *name_a, const
     const json_t *ha = json_object_get(a, "headline"), *hb = json_object_get(b, "headline");
     compare_list(&t, ha, hb, "Headline", "workload", latency, 3);
     compare_stages(&t, ha, hb);
-    compare_list(&t, in(a, "batch", "rows"), in(b, "batch", "rows"), "Batch", "batch", by_batch, 3);
-    compare_list(&t, in(a, "power", "rows"), in(b, "power", "rows"), "Offered load", "offered_hz",
-                 by_load, 3);
-    compare_list(&t, in(a, "ladder", "rows"), in(b, "ladder", "rows"), "Ladder", "name", by_rung,
-                 2);
-    compare_list(&t, in(a, "breakdown", "categories"), in(b, "breakdown", "categories"),
-                 "Categories", "category", by_category, 2);
+    if (same_workload(&t, a, b, "batch"))
+        compare_list(&t, in(a, "batch", "rows"), in(b, "batch", "rows"), "Batch", "batch", by_batch,
+                     3);
+    if (same_workload(&t, a, b, "power"))
+        compare_list(&t, in(a, "power", "rows"), in(b, "power", "rows"), "Offered load",
+                     "offered_hz", by_load, 3);
+    if (same_workload(&t, a, b, "ladder"))
+        compare_list(&t, in(a, "ladder", "rows"), in(b, "ladder", "rows"), "Ladder", "name",
+                     by_rung, 2);
+    if (same_workload(&t, a, b, "breakdown"))
+        compare_list(&t, in(a, "breakdown", "categories"), in(b, "breakdown", "categories"),
+                     "Categories", "category", by_category, 2);
     return taken(&t);
 }

@@ -111,7 +111,7 @@ static void stage_ops(struct ops *o, int stage, int attention, const struct pi0_
         for (int l = 0; l < d->vision_depth; l++) {
             if (attention) {
                 attend(o, "vision attention", m, side * side, d->vision_heads, d->vision_heads,
-                       D / d->vision_heads);
+                       (double)D / d->vision_heads);
                 continue;
             }
             product(o, "vision qkv", m, 3.0 * D, D, 2);

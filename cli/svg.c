@@ -227,6 +227,7 @@ static void tick_text(char buf[32], double v)
 /* Tick i of an axis; false past the last. Logarithmic: decades, with 2 and 5 where there are few. */
 static bool tick(const struct axis *a, int i, double *v)
 {
+    *v = 0;
     if (!a->log) {
         *v = tick_step(a->hi, 6) * i;
         return *v <= a->hi * (1 + 1e-9);
