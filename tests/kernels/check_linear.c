@@ -7,6 +7,7 @@
 #include "check.h"
 #include "peak.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -191,6 +192,80 @@ static void check_shape(const struct variant *v, const struct shape *s)
     check_end();
 }
 
+/* ---------------------------------------------------------------- functions */
+
+/* A product with one weight of 1 gives x back: the epilogue's functions on a sweep of arguments. */
+static void sweep(const struct variant *v, enum epilogue e, enum dtype y_dtype, float *x, void *y,
+                  int m)
+{
+    float *w = check_zeros((size_t)CPU_K_GRAIN * CPU_PANEL * sizeof *w);
+    struct packed p = {
+        .w = w, .dtype = DT_F32, .n = 1, .k = 1, .n_panels = 1, .k_pad = CPU_K_GRAIN
+    };
+    struct linear_args a = { .x = x,
+                             .x_stride = CPU_K_GRAIN,
+                             .m = m,
+                             .w = &p,
+                             .epilogue = e,
+                             .y = y,
+                             .y_dtype = y_dtype,
+                             .y_stride = CPU_K_GRAIN,
+                             .scratch = check_poisoned(cpu_scratch_bytes(0) / 4, DT_F32) };
+    w[0] = 1.0f;
+    v->run(&a, 0, 1);
+}
+
+/* Against float64. exp turns an error of its argument into one of its result: hence 1 + |argument|. */
+static void check_function(const struct variant *v, enum epilogue e)
+{
+    enum { ROWS = 8001 };
+    if (!check_begin("%s/%s %s over [-20, 20]", kind_name[v->kind], v->isa, epilogue_name[e]))
+        return;
+    float *x = check_zeros((size_t)ROWS * CPU_K_GRAIN * sizeof *x);
+    float *y = check_poisoned((size_t)ROWS * CPU_K_GRAIN, DT_F32);
+    for (int r = 0; r < ROWS; r++)
+        x[(size_t)r * CPU_K_GRAIN] = (float)(r - ROWS / 2) * (40.0f / ROWS);
+    sweep(v, e, DT_F32, x, y, ROWS);
+    for (int r = 0; r < ROWS; r++) {
+        double z = x[(size_t)r * CPU_K_GRAIN], got = y[(size_t)r * CPU_K_GRAIN];
+        double inner = e == EPI_SILU ? z : 2 * 0.79788456080286536 * (z + 0.044715 * z * z * z);
+        double want = z / (1 + exp(-inner)), bound = 3e-7 * (1 + fabs(inner)) * fabs(want) + 1e-36;
+        if (inner > -85 && !(fabs(got - want) <= bound)) {
+            check_fail("of %.9g is %.9g, expected %.9g", z, got, want);
+            break;
+        }
+        if (inner <= -85 && !(fabs(got) < 1e-34)) { /* no more than the smallest exp there is */
+            check_fail("of %.9g is %.9g, expected nearly 0", z, got);
+            break;
+        }
+    }
+    check_end();
+}
+
+/* The store to bf16, bit for bit: ties, the largest numbers, infinity, NaN. */
+static void check_rounding(const struct variant *v)
+{
+    static const uint32_t bits[] = { 0x3F800000, 0x3F808000, 0x3F818000, 0x3F807FFF, 0x3F808001,
+                                     0xBF808000, 0xBF818000, 0x7F7F7FFF, 0x7F7F8000, 0x7F7FFFFF,
+                                     0x00800000, 0x80000000, 0x7F800000, 0xFF800000, 0x00808000,
+                                     0x7FC00000, 0x7F800001, 0xFFC12345 };
+    enum { ROWS = sizeof bits / sizeof *bits };
+    if (!check_begin("%s/%s rounding to bf16", kind_name[v->kind], v->isa))
+        return;
+    float *x = check_zeros((size_t)ROWS * CPU_K_GRAIN * sizeof *x);
+    uint16_t *y = check_poisoned((size_t)ROWS * CPU_K_GRAIN, DT_BF16);
+    for (int r = 0; r < ROWS; r++)
+        x[(size_t)r * CPU_K_GRAIN] = f32_from_bits(bits[r]);
+    sweep(v, EPI_STORE, DT_BF16, x, y, ROWS);
+    for (int r = 0; r < ROWS; r++) {
+        float f = x[(size_t)r * CPU_K_GRAIN];
+        uint16_t want = bf16_from_f32(f + 0.0f), got = y[(size_t)r * CPU_K_GRAIN];
+        if (got != want)
+            check_fail("%08X becomes %04X, expected %04X", bits[r], got, want);
+    }
+    check_end();
+}
+
 /* ---------------------------------------------------------------- shapes */
 
 static void edge_shapes(const struct variant *v)
@@ -307,6 +382,11 @@ static void cases(void)
             if (!have) {
                 check_skip("%s: this processor has no %s", ops.linear[kind].name, isa);
                 continue;
+            }
+            if (kind == LINEAR_F32) { /* the epilogues are the same for all kinds */
+                check_function(&v, EPI_GELU);
+                check_function(&v, EPI_SILU);
+                check_rounding(&v);
             }
             edge_shapes(&v);
             model_shapes(&v);
