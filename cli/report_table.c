@@ -143,27 +143,30 @@ static void headline(struct text *t, const json_t *rows)
            "The floor is the larger of FLOP and bytes over the ceilings.\n\n"
            "| workload | stage | p50 ms | p99 ms | FLOP | bytes | FLOP/s | B/s | floor ms | bound "
            "by | floor %% |\n|---|---|---|---|---|---|---|---|---|---|---|\n");
-    json_array_foreach(rows, i, row) json_array_foreach(json_object_get(row, "stages"), k, stage)
+    json_array_foreach(rows, i, row)
     {
-        double floor = number_at(stage, "floor_ms", NAN);
-        add(t, "| %s | %s |", text_at(row, "workload"), text_at(stage, "name"));
-        cell(t, stage, "p50_ms", 3);
-        cell(t, stage, "p99_ms", 3);
-        cell_si(t, stage, "flops", "");
-        cell_si(t, stage, "bytes", "B");
-        cell_si(t, stage, "flops_per_s", "");
-        cell_si(t, stage, "bytes_per_s", "B/s");
-        cell(t, stage, "floor_ms", 4);
-        add(t, " %s |", text_at(stage, "bound"));
-        if (isfinite(floor))
-            add(t, " %.0f |\n", floor / number_at(stage, "p50_ms", NAN) * 100);
-        else
-            add(t, " – |\n");
+        json_array_foreach(json_object_get(row, "stages"), k, stage)
+        {
+            double floor = number_at(stage, "floor_ms", NAN);
+            add(t, "| %s | %s |", text_at(row, "workload"), text_at(stage, "name"));
+            cell(t, stage, "p50_ms", 3);
+            cell(t, stage, "p99_ms", 3);
+            cell_si(t, stage, "flops", "");
+            cell_si(t, stage, "bytes", "B");
+            cell_si(t, stage, "flops_per_s", "");
+            cell_si(t, stage, "bytes_per_s", "B/s");
+            cell(t, stage, "floor_ms", 4);
+            add(t, " %s |", text_at(stage, "bound"));
+            if (isfinite(floor))
+                add(t, " %.0f |\n", floor / number_at(stage, "p50_ms", NAN) * 100);
+            else
+                add(t, " – |\n");
+        }
     }
     add(t,
         "\n### Conditions during the calls\n\n| workload | MHz min | mean | max | °C min | max | "
         "throttled by | W | J per sample |\n|---|---|---|---|---|---|---|---|---|\n");
-    json_array_foreach(rows, i, row) conditions(t, row);
+    json_array_foreach(rows, i, row) { conditions(t, row); }
     add(t, "\n");
 }
 

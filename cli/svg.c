@@ -238,7 +238,7 @@ static bool tick(const struct axis *a, int i, double *v)
     while (seen < i) {
         k++;
         int decade = k >= 0 ? k / per : -((per - 1 - k) / per);
-        *v = pow(10, decade) * (per == 3 ? fine[k - decade * per] : 1);
+        *v = pow(10, decade) * (per == 3 ? fine[(k % 3 + 3) % 3] : 1);
         if (*v > a->hi * (1 + 1e-9))
             return false;
         if (*v >= a->lo * (1 - 1e-9))
