@@ -24,6 +24,29 @@ pi0_status cu_matmul(struct cuda_engine *c, struct cu_gemm g, struct pi0_error *
     return gemm_lt_run(c->gemm, &g, c->dev.stream, err);
 }
 
+pi0_status cu_qkv(struct cuda_engine *c, struct cu_gemm g, int kv, struct pi0_error *err)
+{
+    if (!(c->without & PI0_WITHOUT_FUSED_PROJECTIONS))
+        return cu_matmul(c, g, err);
+    const char *w = g.w, *bias = g.bias;
+    char *y = g.y;
+    size_t value = g.type == CU_GEMM_BF16_BF16 ? 2 : 4;
+    int widths[3] = { g.n - 2 * kv, kv, kv };
+    g.ldy = g.n;
+    for (int i = 0; i < 3; i++) {
+        g.n = widths[i];
+        g.w = w;
+        g.bias = bias;
+        g.y = y;
+        if (g.n > 0)
+            TRY(cu_matmul(c, g, err));
+        w += (size_t)g.n * (size_t)g.k * 2;
+        y += (size_t)g.n * value;
+        bias = bias ? bias + (size_t)g.n * value : NULL;
+    }
+    return PI0_OK;
+}
+
 cudaError_t cu_attend(enum cu_attn_kernel k, const struct cu_attn *a, cudaStream_t s)
 {
     return k == CU_ATTN_KERNEL_MMA ? cu_attn_mma(a, s) : cu_attn_any(a, s);
@@ -721,7 +744,8 @@ static int cuda_kernel(void *self, int i, struct pi0_kernel_choice *out)
 
 const struct backend backend_cuda = {
     .name = "cuda",
-    .measure_without = PI0_WITHOUT_GRAPH | PI0_WITHOUT_CAMERA_BATCHING | PI0_WITHOUT_OWN_KERNELS |
+    .measure_without = PI0_WITHOUT_GRAPH | PI0_WITHOUT_FUSED_PROJECTIONS |
+                       PI0_WITHOUT_CAMERA_BATCHING | PI0_WITHOUT_OWN_KERNELS |
                        PI0_WITHOUT_FOLDED_TABLES | PI0_WITHOUT_STATE_REUSE |
                        PI0_WITHOUT_LOOP_KERNEL | PI0_WITHOUT_DEPENDENT_LAUNCH,
     .probe = cuda_probe,

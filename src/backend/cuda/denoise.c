@@ -139,7 +139,8 @@ static pi0_status suffix_layer(struct cuda_engine *c, const struct pass *p, int 
     const struct cu_layer *w = &c->w.expert[l];
     int W = d->expert_width, F = d->expert_mlp_dim, Q = c->plan.q_dim, N = p->rows;
     TRY(suffix_norm(c, p, 2 * l, w->n1, err));
-    TRY(cu_matmul(c, cu_product(N, Q + 2 * d->head_dim, W, b->sh, w->wqkv, b->sqkv), err));
+    TRY(cu_qkv(c, cu_product(N, Q + 2 * d->head_dim, W, b->sh, w->wqkv, b->sqkv), d->head_dim,
+               err));
     TRY(suffix_attention(c, p, l, err));
     TRY(cu_matmul(c, onto_residual(c, cu_product(N, W, Q, b->so, w->wo, NULL)), err));
     TRY(suffix_norm(c, p, 2 * l + 1, w->n2, err));

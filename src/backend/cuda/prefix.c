@@ -39,8 +39,8 @@ static pi0_status prefix_qkv(struct cuda_engine *c, int l, int heads, int rows,
     const struct pi0_dims *d = &c->plan.dims;
     int W = d->vlm_width, E = d->head_dim;
     TRY(prefix_norm(c, c->w.vlm[l].n1, rows, err));
-    TRY(cu_matmul(c, cu_product(rows, (heads + 2) * E, W, c->b.h, c->w.vlm[l].wqkv, c->b.qkv),
-                  err));
+    TRY(cu_qkv(c, cu_product(rows, (heads + 2) * E, W, c->b.h, c->w.vlm[l].wqkv, c->b.qkv), E,
+               err));
     struct cu_rope r = { .qkv = c->b.qkv,
                          .rows = c->b.rows,
                          .cos_sin = c->w.rope,

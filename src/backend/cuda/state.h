@@ -171,6 +171,9 @@ pi0_status suffix_embed(struct cuda_engine *c, const struct cu_key *k, int step,
 
 /* One product on the engine's stream; the candidate is chosen here. */
 pi0_status cu_matmul(struct cuda_engine *c, struct cu_gemm g, struct pi0_error *err);
+/* The projection of q, k and v: g.n = q's width (may be 0) + 2·kv; one product, or for measurement
+ * three. bf16 weights; the bias has y's type. */
+pi0_status cu_qkv(struct cuda_engine *c, struct cu_gemm g, int kv, struct pi0_error *err);
 
 /* Products in words: y[m, n] = x·wᵀ from bf16 to float32, and what may be said of one. */
 static inline struct cu_gemm cu_product(int m, int n, int k, const void *x, const void *w, void *y)

@@ -50,8 +50,8 @@ static pi0_status plain_layers(struct cuda_engine *c, int images, int M, struct 
     for (int l = 0; l < d->vision_depth; l++) {
         const struct cu_vision_layer *w = &c->w.vision[l];
         CU_TRY(cu_layernorm(b->vx, w->ln1_g, w->ln1_b, b->vh, M, D, s), err);
-        TRY(cu_matmul(
-            c, cu_bias(cu_bf16(cu_product(M, 3 * D, D, b->vh, w->wqkv, b->vqkv)), w->bqkv), err));
+        TRY(cu_qkv(c, cu_bias(cu_bf16(cu_product(M, 3 * D, D, b->vh, w->wqkv, b->vqkv)), w->bqkv),
+                   D, err));
         TRY(vision_attention(c, images, 0, err));
         TRY(cu_matmul(c, cu_bias(cu_add(cu_product(M, D, D, b->vo, w->wo, b->vx)), w->bo), err));
         CU_TRY(cu_layernorm(b->vx, w->ln2_g, w->ln2_b, b->vh, M, D, s), err);

@@ -20,7 +20,7 @@
 
 struct entry {
     enum cu_gemm_type type;
-    int m, n, k, pick, beta, bias, act;
+    int m, n, k, pick, beta, bias, act, ldy;
     int found;    /* candidates */
     int epilogue; /* 0: bias and activation come after */
     cublasLtMatmulAlgo_t algo;
@@ -171,7 +171,7 @@ static cublasStatus_t ops_make(struct gemm_lt *g, const struct cu_gemm *p, int w
     if (!s)
         s = g->layout_create(&o->b, in, k, m, (int64_t)k);
     if (!s)
-        s = g->layout_create(&o->d, out, n, m, (int64_t)n);
+        s = g->layout_create(&o->d, out, n, m, p->ldy ? p->ldy : (int64_t)n);
     return s;
 }
 
@@ -199,7 +199,8 @@ static struct entry *find(struct gemm_lt *g, const struct cu_gemm *p)
     for (int i = 0; i < g->n_entries; i++) {
         struct entry *e = &g->cache[i];
         if (e->m == p->m && e->n == p->n && e->k == p->k && e->type == p->type &&
-            e->pick == p->pick && e->beta == beta && e->bias == bias && e->act == (int)p->act)
+            e->pick == p->pick && e->beta == beta && e->bias == bias && e->act == (int)p->act &&
+            e->ldy == p->ldy)
             return e;
     }
     return NULL;
@@ -220,7 +221,8 @@ static struct entry *entry_of(struct gemm_lt *g, const struct cu_gemm *p, pi0_st
                           .pick = p->pick,
                           .beta = p->beta != 0.f,
                           .bias = p->bias != NULL,
-                          .act = (int)p->act };
+                          .act = (int)p->act,
+                          .ldy = p->ldy };
     for (int with = 1; with >= 0 && made.found == 0; with--) {
         cublasLtMatmulHeuristicResult_t res[GEMM_LT_CANDIDATES];
         struct ops o = { 0 };
@@ -260,6 +262,8 @@ pi0_status gemm_lt_run(struct gemm_lt *g, const struct cu_gemm *a, cudaStream_t 
     struct entry *e = entry_of(g, a, &st, err);
     if (!e)
         return st;
+    if (!e->epilogue && a->ldy && (a->bias || a->act != CU_ACT_NONE))
+        return lt_fail(err, CUBLAS_STATUS_NOT_SUPPORTED, "no epilogue for rows apart", a);
     struct ops o = { 0 };
     cublasStatus_t s = ops_make(g, a, e->epilogue, &o);
     if (!s)

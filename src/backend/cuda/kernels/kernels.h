@@ -176,6 +176,7 @@ struct cu_gemm {
     float alpha, beta; /* beta 0 or 1 */
     enum cu_act act;   /* NONE or GELU */
     int pick;          /* which of cuBLASLt's candidates, best guess first (select.c) */
+    int ldy;           /* values from one row of y to the next; 0: n */
 };
 
 /* ---- weights.cu ---- */
