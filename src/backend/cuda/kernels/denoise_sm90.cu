@@ -44,8 +44,6 @@
  * result (docs/numerics.md); exchanged activations bf16, attention partials f32. */
 #include "backend/cuda/kernels/denoise_sm90.cuh"
 
-#include <stddef.h>
-
 namespace dn90
 {
 /* Two warpgroups compute; the third is the copying warp, the clearing warp and two that sleep: roles
@@ -105,7 +103,6 @@ __device__ __forceinline__ int kv_tile(int cta)
 template <int N8> struct ctx {
     static constexpr int ROUNDS = (2 * N8 + 7) / 8;
     smem<N8> *sm;
-    uint32_t base; /* its shared address; the ring comes first */
     int tid, warp, lane, g, t, cta, rank;
     int s; /* ring position: slot (even) and parity */
     uint32_t ph;
@@ -123,12 +120,11 @@ template <int N8> struct ctx {
                      : "+r"(tid), "+r"(warp), "+r"(lane), "+r"(g), "+r"(t), "+r"(cta), "+r"(rank));
     }
     __device__ __forceinline__ bool again() { return ++spins < GIVE_UP; }
-    __device__ __forceinline__ uint32_t at(int i) const { return base + slot(i) * SLOT; }
     __device__ __forceinline__ int slot(int i) const { return s + i - (s + i >= NS ? NS : 0); }
     __device__ __forceinline__ uint8_t *ptr(int i) const { return sm->ring + slot(i) * SLOT; }
     __device__ __forceinline__ void full(int i)
     {
-        mbar_wait_at(base + (uint32_t)offsetof(smem<N8>, full) + slot(i) * 8, ph ^ (s + i >= NS));
+        mbar_wait(&sm->full[slot(i)], ph ^ (s + i >= NS));
     }
     /* The warp is done with slots [i, i + n): its writes to them come before the next copy. */
     __device__ __forceinline__ void release(int i, int n)
@@ -136,7 +132,7 @@ template <int N8> struct ctx {
         fence_proxy_async();
         __syncwarp();
         if (lane < n)
-            mbar_arrive_at(base + (uint32_t)offsetof(smem<N8>, empty) + slot(i + lane) * 8);
+            mbar_arrive(&sm->empty[slot(i + lane)]);
     }
     __device__ __forceinline__ void advance(int n)
     {
@@ -144,16 +140,12 @@ template <int N8> struct ctx {
         if (s >= NS)
             s -= NS, ph ^= 1;
     }
-    __device__ __forceinline__ void cleared(int i)
-    {
-        mbar_wait_at(base + (uint32_t)offsetof(smem<N8>, done) + i * 8, n_layer & 1);
-    }
     __device__ __forceinline__ void sync() { bar_sync(1, WARPS * 32); }
     __device__ __forceinline__ void tell(int i)
     {
         __syncwarp();
         if (lane == 0)
-            mbar_arrive_at(base + (uint32_t)offsetof(smem<N8>, ev) + i * 8);
+            mbar_arrive(&sm->ev[i]);
     }
 };
 
@@ -261,11 +253,12 @@ template <int N8> struct ssq_loads {
             *(float4 *)(c.sm->ssq + c.warp * TP + c.lane * 4) = make_float4(a[0], a[1], a[2], a[3]);
     }
 };
-/* 1 / rms of a token; after the barrier. at: of sum (lane / 8, token); the token must depend on lane %
- * 8 alone. */
-template <int N8> __device__ __forceinline__ float inv_rms(uint32_t at)
+/* 1 / rms of a token; after the barrier. The token must depend on the lane's low bits alone: lanes
+ * with the same lane % 8 ask for the same one. */
+template <int N8> __device__ __forceinline__ float inv_rms(const ctx<N8> &c, int tok)
 {
-    float s = lds1(at) + lds1(at + 16 * t8p_of(N8));
+    const float *q = c.sm->ssq + (c.lane >> 3) * t8p_of(N8) + tok;
+    float s = q[0] + q[4 * t8p_of(N8)];
     s += __shfl_xor_sync(~0u, s, 8);
     s += __shfl_xor_sync(~0u, s, 16);
     return rsqrtf(s * (1.f / W) + 1e-6f);
@@ -273,15 +266,15 @@ template <int N8> __device__ __forceinline__ float inv_rms(uint32_t at)
 
 /* acc += 4 KB of weights · b: k16 steps in a fixed order. Few tokens: in two chains. */
 template <int N8>
-__device__ __forceinline__ void mma_unit(float (&acc)[N8][4], uint32_t part,
+__device__ __forceinline__ void mma_unit(float (&acc)[N8][4], const uint8_t *part,
                                          const uint4 (&b)[4][N8], int lane)
 {
-    part += lane * 16;
+    const uint4 *a = (const uint4 *)part + lane;
     constexpr int C = N8 == 2 ? 2 : 1;
     float odd[N8][4] = {};
 #pragma unroll
     for (int kb = 0; kb < 4; kb++) {
-        const uint4 a0 = lds4(part + kb * 1024), a1 = lds4(part + kb * 1024 + 512);
+        uint4 a0 = a[kb * 64], a1 = a[kb * 64 + 32];
 #pragma unroll
         for (int n = 0; n < N8; n++)
             mma_bf16(acc[n], a0, b[kb][n].x, b[kb][n].y);
@@ -304,37 +297,36 @@ template <int N8> __device__ __forceinline__ void zero(float (&acc)[N8][4])
 }
 /* Sums of a warp take the place of the 4 KB they came from: [n][row 16][token 8]. */
 template <int N8>
-__device__ __forceinline__ void store_part(uint32_t part, const float (&acc)[N8][4], int lane)
+__device__ __forceinline__ void store_part(uint8_t *part, const float (&acc)[N8][4], int lane)
 {
     __syncwarp();
-    part += lane * 8;
+    float2 *q = (float2 *)part + lane;
 #pragma unroll
     for (int n = 0; n < N8; n++) {
-        sts2(part + n * 512, acc[n][0], acc[n][1]);
-        sts2(part + n * 512 + 256, acc[n][2], acc[n][3]);
+        q[n * 64] = make_float2(acc[n][0], acc[n][1]);
+        q[n * 64 + 32] = make_float2(acc[n][2], acc[n][3]);
     }
 }
 /* The same with row r + 8 beside row r: [n][r 8][token 8][r, r + 8]. */
 template <int N8>
-__device__ __forceinline__ void store_pairs(uint32_t part, const float (&acc)[N8][4], int lane)
+__device__ __forceinline__ void store_pairs(uint8_t *part, const float (&acc)[N8][4], int lane)
 {
     __syncwarp();
-    part += lane * 16;
+    float4 *q = (float4 *)part + lane;
 #pragma unroll
     for (int n = 0; n < N8; n++)
-        sts4(part + n * 512, acc[n][0], acc[n][2], acc[n][1], acc[n][3]);
+        q[n * 32] = make_float4(acc[n][0], acc[n][2], acc[n][1], acc[n][3]);
 }
-/* Sum over the warps of two neighbours. */
-__device__ __forceinline__ float2 sum_pairs(uint32_t at)
+/* Sum over the warps. */
+__device__ __forceinline__ float2 sum_pairs(const uint8_t *unit, int at)
 {
-    float2 v[WARPS], s;
+    const float2 *q = (const float2 *)unit + at;
+    float2 s = q[0];
 #pragma unroll
-    for (int w = 0; w < WARPS; w++)
-        v[w] = lds2(at + w * 4096);
-    s = v[0];
-#pragma unroll
-    for (int w = 1; w < WARPS; w++)
-        s.x += v[w].x, s.y += v[w].y;
+    for (int w = 1; w < WARPS; w++) {
+        float2 v = q[w * 512];
+        s.x += v.x, s.y += v.y;
+    }
     return s;
 }
 /* Two lanes `bit` apart hold neighbours v; lo and hi go into one word each: the lane with the bit
@@ -348,24 +340,44 @@ __device__ __forceinline__ uint32_t pair_words(float lo, float hi, int bit, int 
 
 enum phase { QKV, GATE_UP, OUT, O, DOWN, MLP };
 
-/* Where an epilogue's words go: token tile n at to + (n / 2)·two + (n % 2)·one. */
-struct target {
-    bf16 *to;
-    int one, two;
-    bool mine; /* this lane stores */
-};
-/* π0's state, step 0: its k and v once more, for the later steps among the prefix keys, as key number
- * n_eff. dim: of the word's first (k) or only (v) element. */
+/* q, k, v of row pair g and a token: RoPE and store. Called by whole warps: lane = 8·(g % 4) + token
+ * % 8. */
 template <int N8>
-__device__ __forceinline__ void keep_state(uint8_t *kv, int n_eff, int odd, int layer, int tile, int dim,
-                                        uint32_t w)
+__device__ __forceinline__ void store_qkv(const ctx<N8> &c, const params &p, int layer, int tile,
+                                          int g, int tok, float2 v)
 {
-    bf16 *keep = (bf16 *)(kv + (size_t)(layer * MAX_TILES + (n_eff >> 4)) * KV_TILE);
-    if (tile >= 144)
-        keep[v_off(dim, n_eff & 15)] = __ushort_as_bfloat16((uint16_t)(w >> odd * 16));
-    else
-        st_relaxed_u32(keep + k_off(dim, n_eff & 15), w);
-    fence_proxy_async_all();
+    const int key = c.n_eff & 15;
+    int i = tile % 16 * 8 + g;
+    /* the state's k and v: for the later steps among the prefix keys, as key number n_eff */
+    bf16 *keep = (bf16 *)(p.kv + (size_t)(layer * MAX_TILES + (c.n_eff >> 4)) * KV_TILE);
+    bf16 *ks = p.ks + (tok >> 4) * (KV_TILE / 2);
+    const bool state = c.T > p.T;
+    if (tile >= 144) { /* tokens tok & ~1, +1 of dim i or, in odd lanes, i + 128 */
+        const bool real = tok < c.T;
+        const uint32_t w = pair_words(real ? v.x : 0.f, real ? v.y : 0.f, 1, c.lane);
+        i += tok & 1 ? 128 : 0;
+        if ((tok & ~1) < c.T)
+            st_relaxed_u32(ks + v_off(i, tok & 14), w);
+        if (state && (tok | 1) == (p.T | 1)) {
+            keep[v_off(i, key)] = __ushort_as_bfloat16((uint16_t)(w >> (p.T & 1) * 16));
+            fence_proxy_async_all();
+        }
+        return;
+    }
+    const float2 e = c.sm->rope[tok * 8 + g];
+    const uint32_t w = pair_words(v.x * e.x - v.y * e.y, v.y * e.x + v.x * e.y, 8, c.lane);
+    i = (i & ~1) + (g & 1 ? 128 : 0);
+    if (tok >= c.T)
+        return;
+    if (tile < 128) {
+        st_relaxed_u32(p.q + b_off<N8>(tile / 16 * E + i, tok), w);
+    } else {
+        st_relaxed_u32(ks + k_off(i, tok & 15), w);
+        if (state && tok == p.T) {
+            st_relaxed_u32(keep + k_off(i, key), w);
+            fence_proxy_async_all();
+        }
+    }
 }
 
 /* v of the step that ends, Euler, in every CTA alike: actions a and a + 8 of a token. */
@@ -403,43 +415,16 @@ __device__ __forceinline__ void normed(ctx<N8> &c, const params &p, enum phase w
      * the row pairs, lane = 8·(g % 4) + token % 8. */
     const int per = what == OUT ? 4 : 8 / nu, u = c.warp / per * (what == OUT ? 2 : 1);
     const int tile = what == QKV ? (u ? kv : c.cta) : what == GATE_UP ? c.cta * 4 + u : u / 2;
-    const int g = (c.warp & 1) * 4 + (c.lane >> 3), tk = c.lane & 7;
-    const int n0 = c.warp % per >> 1, n_step = per >> 1;
+    const int g = (c.warp & 1) * 4 + (c.lane >> 3);
     float b0 = 0.f, b1 = 0.f;
     if (p.shift || what == OUT) {
-        const float *s = what == OUT ? (p.shift ? p.shift_out + step * A : p.out_b)
-                                     : p.shift +
-                                           ((size_t)step * p.L + layer) * ((U_QKV + U_GU) * 16) +
-                                           (what == GATE_UP ? U_QKV * 16 : 0);
+        const float *s = what == OUT
+                             ? (p.shift ? p.shift_out + step * A : p.out_b)
+                             : p.shift + ((size_t)step * p.L + layer) * ((U_QKV + U_GU) * 16) +
+                                   (what == GATE_UP ? U_QKV * 16 : 0);
         s += tile * 16 + g;
         b0 = __ldg(s), b1 = __ldg(s + 8);
     }
-    /* every address is made before the wait: after it each instruction counts */
-    struct target d;
-    const bool v_tile = what == QKV && tile >= 144;
-    const int bit = v_tile ? 1 : 8, odd = v_tile ? tk & 1 : g & 1;
-    int dim = tile % 16 * 8 + g; /* of the head */
-    if (what == QKV) {
-        dim = (v_tile ? dim : dim & ~1) + odd * 128;
-        d.to = tile < 128 ? p.q + b_off<N8>(tile / 16 * E + dim, tk)
-                          : p.ks + (v_tile ? v_off(dim, tk & 6) : k_off(dim, tk));
-        d.two = tile < 128 ? 512 : KV_TILE / 2, d.one = tile < 128 ? 256 : v_tile ? 16 : 2;
-        d.mine = true;
-    } else {
-        d.to = p.hb + b_off<N8>(c.cta * 32 + u * 8 + (g & ~1), tk);
-        d.two = 512, d.one = 256, d.mine = !odd;
-    }
-    uint32_t unit = c.at(2 * u) + (n0 * 64 + g * 8 + tk) * 8, low = c.at(2 * u + 2) - c.at(2 * u);
-    uint32_t rms = c.base + (uint32_t)offsetof(smem<N8>, ssq) +
-                   ((c.lane >> 3) * t8p_of(N8) + n0 * 8 + tk) * 4;
-    uint32_t rope = c.base + (uint32_t)offsetof(smem<N8>, rope) + ((n0 * 8 + tk) * 8 + g) * 8;
-    float2 e = make_float2(1.f, 0.f);
-    if (N8 == 2 && what == QKV && !v_tile)
-        e = lds2(rope);
-    uint32_t part = c.at(0) + c.warp * 4096;
-    if (N8 == 2)
-        asm volatile("" : "+r"(unit), "+r"(low), "+r"(rms), "+r"(rope), "+r"(part), "+l"(d.to),
-                 "+r"(d.one), "+r"(d.two), "+f"(e.x), "+f"(e.y));
     uint4 b[4][N8];
     ssq_loads<N8> q;
     poll_b<N8>(b, x + c.warp * 4 * N8 * 256, 3, what == OUT ? p.T : c.T, c);
@@ -453,11 +438,9 @@ __device__ __forceinline__ void normed(ctx<N8> &c, const params &p, enum phase w
         float acc[N8][4];
         zero<N8>(acc);
         c.full(2 * i + (c.warp >> 2));
+        uint8_t *part = c.ptr(2 * i) + c.warp * 4096;
         mma_unit<N8>(acc, part, b, c.lane);
         store_pairs<N8>(part, acc, c.lane);
-        part += 2 * SLOT;
-        if (part >= c.base + NS * SLOT)
-            part -= NS * SLOT;
     }
     STAMP(what == QKV ? 2 : 20);
     if (N8 > 2)
@@ -466,40 +449,28 @@ __device__ __forceinline__ void normed(ctx<N8> &c, const params &p, enum phase w
     c.sync();
     STAMP(what == QKV ? 19 : 21);
     if (what == GATE_UP)
-        c.cleared(1);
+        mbar_wait(&c.sm->done[1], c.n_layer & 1);
+    const uint8_t *unit = c.ptr(2 * u), *low = c.ptr(2 * u + 2);
 #pragma unroll 1
-    for (int n = n0; n * 8 < c.T; n += n_step) {
-        const int tok = n * 8 + tk;
-        float2 v = sum_pairs(unit);
-        const float r = inv_rms<N8>(rms);
+    for (int sub = c.warp % per; sub / 2 * 8 < c.T; sub += per) {
+        const int n = sub >> 1, tok = n * 8 + (c.lane & 7), at = n * 64 + g * 8 + (c.lane & 7);
+        float2 v = sum_pairs(unit, at);
+        const float r = inv_rms<N8>(c, tok);
         if (what == OUT) {
-            const float2 l = sum_pairs(unit + low);
+            float2 l = sum_pairs(low, at);
             v.x += l.x, v.y += l.y;
         }
         v.x = fmaf(v.x, r, b0), v.y = fmaf(v.y, r, b1);
-        if (what == OUT) {
-            euler<N8>(c, p, step, tile * 16 + g, tok, v);
+        if (what == GATE_UP) {
+            const float h = gelu(v.x) * v.y;
+            const uint32_t w = pair_words(h, h, 8, c.lane);
+            if (tok < c.T && !(g & 1))
+                st_relaxed_u32(p.hb + b_off<N8>(c.cta * 32 + u * 8 + g, tok), w);
+        } else if (what == QKV) {
+            store_qkv<N8>(c, p, layer, tile, g, tok, v);
         } else {
-            bool real = tok < c.T;
-            if (what == GATE_UP) {
-                v.x = v.y = gelu(v.x) * v.y;
-            } else {
-                if (N8 > 2 && !v_tile)
-                    e = lds2(rope);
-                v = make_float2(v.x * e.x - v.y * e.y, v.y * e.x + v.x * e.y);
-                if (v_tile) { /* a word is two tokens: the second may be none */
-                    v.x = real ? v.x : 0.f, v.y = real ? v.y : 0.f;
-                    real = (tok & ~1) < c.T;
-                }
-            }
-            const uint32_t w = pair_words(v.x, v.y, bit, c.lane);
-            if (real && d.mine)
-                st_relaxed_u32(d.to + (n >> 1) * d.two + (n & 1) * d.one, w);
-            if (what == QKV && tile >= 128 && c.T > p.T &&
-                (v_tile ? (tok | 1) == (p.T | 1) : tok == p.T))
-                keep_state<N8>(p.kv, c.n_eff, p.T & 1, layer, tile, dim, w);
+            euler<N8>(c, p, step, tile * 16 + g, tok, v);
         }
-        unit += n_step * 512, rms += n_step * 32, rope += n_step * 512;
     }
     STAMP(what == QKV ? 3 : 14);
     c.release(0, 2 * nu);
@@ -560,7 +531,7 @@ template <int N8> __device__ __forceinline__ void attend(ctx<N8> &c, const param
         float s[N8][4];
         zero<N8>(s);
         c.full(task >> 1);
-        const uint32_t part = c.at(task >> 1) + half * 4096;
+        uint8_t *part = c.ptr(task >> 1) + half * 4096;
         mma_unit<N8>(s, part, b, c.lane);
         store_part<N8>(part, s, c.lane);
     }
@@ -576,11 +547,11 @@ template <int N8> __device__ __forceinline__ void attend(ctx<N8> &c, const param
         for (int k = 0; k < 5; k++) {
             v[k] = -1e30f;
             if (k < na) {
-                const uint32_t q = c.at(k) + off * 4;
+                const float *q = (const float *)c.ptr(k) + off;
                 const int key = k < c.nt ? (c.t0 + k) * 16 + j : c.st * 16 + j;
                 /* the state (token p.T) does not see the actions */
                 if (k < c.nt ? key < c.n_eff : key < T && (tok < p.T || key == p.T))
-                    v[k] = (lds1(q) + lds1(q + 4096)) * (0.0625f * 1.44269504f);
+                    v[k] = (q[0] + q[1024]) * (0.0625f * 1.44269504f);
             }
             m = fmaxf(m, v[k]);
         }
@@ -611,8 +582,8 @@ template <int N8> __device__ __forceinline__ void attend(ctx<N8> &c, const param
 #pragma unroll 1
     for (int k = 0; k < na; k++) {
         c.full(k);
-        const uint32_t a = c.at(k) + 8192 + c.warp * 1024 + c.lane * 16;
-        const uint4 a0 = lds4(a), a1 = lds4(a + 512);
+        const uint4 *a = (const uint4 *)(c.ptr(k) + 8192) + c.warp * 64 + c.lane;
+        const uint4 a0 = a[0], a1 = a[32];
         const bf16 *pr = c.sm->pr + c.g * PR_LD + k * 16 + 4 * c.t;
 #pragma unroll
         for (int n = 0; n < N8; n++) {
@@ -698,14 +669,14 @@ template <int N8> __device__ __forceinline__ void combine(ctx<N8> &c, const para
             a[3] = fmaf(e, __uint_as_float(v[i].w), a[3]);
         }
         l = __fdividef(1.f, l);
-        c.cleared(0);
+        mbar_wait(&c.sm->done[0], c.n_layer & 1);
         if (tok < T) {
             bf16 *o = p.ob + b_off<N8>(head * E + dt * 16 + d4 * 4, tok);
             st_relaxed_u32(o, pack2(a[0] * l, a[1] * l));
             st_relaxed_u32(o + 2, pack2(a[2] * l, a[3] * l));
         }
     }
-    c.cleared(0);
+    mbar_wait(&c.sm->done[0], c.n_layer & 1);
     STAMP(8);
 }
 
@@ -716,20 +687,22 @@ template <int N8> __device__ __forceinline__ int own_token(const ctx<N8> &c, int
     return (c.warp + 8 * i) * 4 + c.t;
 }
 /* bf16(x·gain) of this lane's row and token, and the sum of squares of the 8 rows, to a reader of x.
- * x, ssq: where those of the lane's (row & ~1, token) and token go. By whole warps. */
+ * By whole warps. */
 template <int N8>
-__device__ __forceinline__ void publish_x(const ctx<N8> &c, bf16 *x, float *ssq, float gain, float r,
-                                          int tok)
+__device__ __forceinline__ void publish_x(const ctx<N8> &c, bf16 *x, float *ssq, float gain,
+                                          float r, int tok)
 {
     float s = r * r;
     const uint32_t w = pair_words(r * gain, r * gain, 4, c.lane);
-    if (tok < c.T && !(c.g & 1))
-        st_relaxed_u32(x, w);
     s += __shfl_xor_sync(~0u, s, 4);
     s += __shfl_xor_sync(~0u, s, 8);
     s += __shfl_xor_sync(~0u, s, 16);
-    if (tok < c.T && c.g == 0)
-        st_relaxed_f32(ssq, s);
+    if (tok >= c.T)
+        return;
+    if (!(c.g & 1))
+        st_relaxed_u32(x + b_off<N8>((c.cta >> 1) * 16 + c.rank * 8 + c.g, tok), w);
+    if (c.g == 0)
+        st_relaxed_f32(ssq + c.cta * t8p_of(N8) + tok, s);
 }
 
 /* A product whose k is split over the pair, into the residual: input (this CTA's half of k) → sums of
@@ -747,28 +720,8 @@ __device__ __forceinline__ void residual(ctx<N8> &c, const params &p, enum phase
     const bf16 *in = what == O ? p.ob : what == DOWN ? p.hb : p.ub;
     in += (what == MLP ? c.rank * 16 + c.warp * 2 : c.rank * nu * 32 + c.warp * 4) * N8 * 256;
     const float gain = 1.f + __ldg(norm + row), gt = gate ? __ldg(gate + row) : 1.f;
-    /* every address is made before the wait */
-    const int n_send = 7 - c.warp; /* the peer's rows: warp 7 − n sends token tile n */
-    const bool sends = n_send < N8 && n_send * 8 + 2 * c.t < T;
-    const uint32_t xbar = c.base + (uint32_t)offsetof(smem<N8>, xbar);
-    const uint32_t xch = c.base + (uint32_t)offsetof(smem<N8>, xch) + c.g * T8 * 4;
-    uint32_t unit = c.at(2 * nu - 2), part = unit + c.warp * 4096;
-    uint32_t send_from = unit + ((n_send * 16 + (c.rank ^ 1) * 8 + c.g) * 4 + c.t) * 8;
-    uint32_t send_to = map_rank(xch + (n_send * 8 + 2 * c.t) * 4, c.rank ^ 1);
-    uint32_t send_bar = map_rank(xbar, c.rank ^ 1);
-    const int tok0 = own_token(c, 0);
-    uint32_t own_from = unit + (((tok0 >> 3) * 16 + c.rank * 8 + c.g) * 8 + (tok0 & 7)) * 4;
-    uint32_t own_x = xch + tok0 * 4;
-    uint32_t res = c.base + (uint32_t)offsetof(smem<N8>, res) + (c.g * T8 + tok0) * 4;
-    bf16 *x = what == O ? p.x2 : last ? p.xf : p.x1;
-    float *ssq = what == O ? p.ssq2 : last ? p.ssqf : p.ssq1;
-    x += b_off<N8>((c.cta >> 1) * 16 + c.rank * 8 + (c.g & ~1), tok0);
-    ssq += c.cta * t8p_of(N8) + tok0;
-    if (N8 == 2)
-        asm volatile("" : "+r"(unit), "+r"(part), "+r"(send_from), "+r"(send_to), "+r"(send_bar),
-                 "+r"(own_from), "+r"(own_x), "+r"(res), "+l"(x), "+l"(ssq));
     if (c.tid == 0)
-        mbar_expect_at(xbar, 8 * ((T + 1) / 2) * 8);
+        mbar_expect(&c.sm->xbar, 8 * ((T + 1) / 2) * 8);
     float acc[N8][4];
     zero<N8>(acc);
 #pragma unroll 1
@@ -790,44 +743,61 @@ __device__ __forceinline__ void residual(ctx<N8> &c, const params &p, enum phase
             if (u + i >= nu)
                 break;
             c.full(2 * (u + i) + (c.warp >> 2));
-            mma_unit<N8>(acc, c.at(2 * (u + i)) + c.warp * 4096, b[i], c.lane);
+            mma_unit<N8>(acc, c.ptr(2 * (u + i)) + c.warp * 4096, b[i], c.lane);
             __syncwarp();
             if (u + i < nu - 1)
                 c.release(2 * (u + i), 2);
         }
     }
-    store_part<N8>(part, acc, c.lane);
+    const uint8_t *unit = c.ptr(2 * nu - 2);
+    store_part<N8>(c.ptr(2 * nu - 2) + c.warp * 4096, acc, c.lane);
     c.sync();
     STAMP(what == O ? 10 : 16);
-    if (sends)
-        st_async(send_to, sum_pairs(send_from), send_bar);
+    /* the peer's rows: warp 7 − n sends token tile n, lane = 4·row + token/2 */
+    if (const int n = 7 - c.warp; n < N8 && n * 8 + 2 * c.t < T) {
+        const float2 *q = (const float2 *)unit + (n * 16 + (c.rank ^ 1) * 8 + c.g) * 4 + c.t;
+        float2 s = q[0];
+#pragma unroll
+        for (int w = 1; w < WARPS; w++) {
+            float2 v = q[w * 512];
+            s.x += v.x, s.y += v.y;
+        }
+        st_async(map_rank(smem_addr(c.sm->xch + c.g * T8 + n * 8 + 2 * c.t), c.rank ^ 1), s,
+                 map_rank(smem_addr(&c.sm->xbar), c.rank ^ 1));
+    }
     float s[ctx<N8>::ROUNDS];
 #pragma unroll
-    for (int i = 0; i < ctx<N8>::ROUNDS; i++) { /* round i: 32 tokens on */
+    for (int i = 0; i < ctx<N8>::ROUNDS; i++) {
+        const int tok = own_token(c, i);
         s[i] = 0.f;
-        if (tok0 + 32 * i < T)
+        if (tok < T) {
+            const float *q =
+                (const float *)unit + ((tok >> 3) * 16 + c.rank * 8 + c.g) * 8 + (tok & 7);
 #pragma unroll
             for (int w = 0; w < WARPS; w++)
-                s[i] += lds1(own_from + i * 2048 + w * 4096);
+                s[i] += q[w * 1024];
+        }
     }
     /* every warp waits: who polls for the next exchange has to be behind the peer's inputs */
-    mbar_wait_cluster_at(xbar, c.n_xch++ & 1);
+    mbar_wait_cluster(&c.sm->xbar, c.n_xch++ & 1);
     STAMP(what == O ? 11 : 17);
     if (what == DOWN)
-        c.cleared(2);
+        mbar_wait(&c.sm->done[2], c.n_layer & 1);
+    bf16 *x = what == O ? p.x2 : last ? p.xf : p.x1;
+    float *ssq = what == O ? p.ssq2 : last ? p.ssqf : p.ssq1;
 #pragma unroll
     for (int i = 0; i < ctx<N8>::ROUNDS; i++) {
-        const int tok = tok0 + 32 * i;
+        const int tok = own_token(c, i);
         if ((c.warp + 8 * i) * 4 >= T)
             break;
-        float v = 0.f;
+        float *r = c.sm->res + c.g * T8 + tok, v = 0.f;
         if (tok < T) {
-            v = fmaf(gt, s[i] + lds1(own_x + i * 128), lds1(res + i * 128));
+            v = fmaf(gt, s[i] + c.sm->xch[c.g * T8 + tok], *r);
             if (what == MLP && tok == p.T)
                 v = c.sm->state[c.g];
-            sts1(res + i * 128, v);
+            *r = v;
         }
-        publish_x<N8>(c, x + i * 1024, ssq + i * 32, gain, v, tok);
+        publish_x<N8>(c, x, ssq, gain, v, tok);
     }
     STAMP(what == O ? 12 : 18);
     if (what == O)
@@ -859,13 +829,12 @@ template <int N8> __device__ __forceinline__ void suffix(ctx<N8> &c, const param
             }
         }
         if (p.pi05) {
-            publish_x<N8>(c, p.x1 + b_off<N8>(row & ~1, tok), p.ssq1 + c.cta * t8p_of(N8) + tok, gain, s,
-                          tok);
+            publish_x<N8>(c, p.x1, p.ssq1, gain, s, tok);
         } else {
             s = silu(s);
             const uint32_t w = pair_words(s, s, 4, c.lane);
             if (tok < p.T && !(c.g & 1))
-                st_relaxed_u32(p.ub + b_off<N8>(row & ~1, tok), w);
+                st_relaxed_u32(p.ub + b_off<N8>(row, tok), w);
             s = after;
         }
         if (tok < c.T)
@@ -1126,7 +1095,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(THREADS, 1)
     } else {
         reg_alloc<224>();
         ctx<N8> c = {};
-        c.sm = sm, c.base = smem_addr(raw), c.tid = tid, c.warp = warp, c.lane = lane, c.g = lane / 4, c.t = lane % 4;
+        c.sm = sm, c.tid = tid, c.warp = warp, c.lane = lane, c.g = lane / 4, c.t = lane % 4;
         c.cta = cta, c.rank = rank, c.nt = nt, c.t0 = t0, c.n_eff = n_eff, c.st = st;
         compute<N8>(c, p);
     }
