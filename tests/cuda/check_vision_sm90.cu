@@ -409,49 +409,6 @@ static double stage_us(struct stage *s, int mask)
     return t[n / 2] * 1e3 / LAYERS;
 }
 
-#ifdef VIS90_STAMPS
-extern "C" void vis90_dump(unsigned long long *to);
-extern "C" void vis90_slot_reset(void);
-extern "C" void attn_vision90_dump(unsigned long long *to);
-extern "C" int vis90_occupancy(int tile);
-static void stamp_report(struct stage *s)
-{
-    static unsigned long long t[200][160][8], at[160][8];
-    s->fetch = 1;
-    vis90_slot_reset();
-    stage_us(s, 31);
-    vis90_dump(&t[0][0][0]);
-    attn_vision90_dump(&at[0][0]);
-    printf("attention");
-    for (int i = 0; i < 7; i++) {
-        double hi = 0;
-        for (int c = 0; c < s->images * 32; c++)
-            hi = fmax(hi, ((double)at[c][i] - (double)at[0][1]) * 1e-3);
-        printf(" %.2f", hi);
-    }
-    printf("\n");
-    static const char *const names[4] = { "qkv", "o", "fc1", "fc2" };
-    static const char *const what[8] = { "start", "waited", "data", "mma end", "exchanged", "end", "first stage", "facts" };
-    for (int l = 10; l < 12; l++)
-        for (int k = 0; k < 4; k++) {
-            unsigned long long(*v)[8] = t[l * 4 + k], t0 = t[40][0][0];
-            printf("%-4s", names[k]);
-            for (int i = 0; i < 8; i++) {
-                double hi = 0;
-                int n = 0;
-                for (int c = 0; c < 160; c++)
-                    if (v[c][i]) {
-                        double x = ((double)v[c][i] - (double)t0) * 1e-3;
-                        hi = fmax(hi, x), n++;
-                    }
-                if (n && hi > 0)
-                    printf(" | %s %.2f", what[i], hi);
-            }
-            printf("\n");
-        }
-}
-#endif
-
 static void bench(int images)
 {
     struct stage s = {};
@@ -504,11 +461,6 @@ static void bench(int images)
                     best.add_tile = t;
             }
         }
-#ifdef VIS90_STAMPS
-    for (int t = 0; t < vis90_tiles(); t++)
-        printf("%s: %d clusters\n", vis90_tile_name(t), vis90_occupancy(t));
-    stamp_report(&best);
-#endif
     for (int how = 2; how >= 0; how--) {
         int pdl = how > 0;
         s.pdl = best.pdl = pdl;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Kernel selection and shape buckets of the CUDA backend: pure functions, no GPU needed. */
+#include "backend/cuda/kernels/vision_sm90.h"
 #include "backend/cuda/select.h"
 
 #include <setjmp.h>
@@ -56,6 +57,56 @@ static void odd_heads_take_the_plain_kernel(void **state)
     assert_int_equal(c.attn_vision, CU_ATTN_KERNEL_ANY);
     assert_int_equal(c.attn_prefix, CU_ATTN_KERNEL_ANY);
     assert_int_equal(c.attn_suffix, CU_ATTN_KERNEL_ANY);
+}
+
+static void vision_by_device(void **state)
+{
+    (void)state;
+    struct cu_choice c;
+    struct plan full = plan_of("pi0"), tiny = plan_of("pi0_tiny");
+    cu_select(&c, &(struct cu_facts){ 80, 108, 166912 }, &full);
+    assert_int_equal(c.attn_vision, CU_ATTN_KERNEL_MMA);
+    assert_int_equal(c.vision_sm90, 0);
+    cu_select(&c, &(struct cu_facts){ 90, 132, 232448 }, &full);
+    assert_int_equal(c.attn_vision, CU_ATTN_KERNEL_SM90);
+    assert_int_equal(c.vision_sm90, 1);
+    cu_select(&c, &(struct cu_facts){ 90, 114, 232448 }, &full); /* too few for one wave */
+    assert_int_equal(c.attn_vision, CU_ATTN_KERNEL_SM90);
+    assert_int_equal(c.vision_sm90, 0);
+    cu_select(&c, &(struct cu_facts){ 90, 132, 232448 }, &tiny); /* head size 24 */
+    assert_int_equal(c.attn_vision, CU_ATTN_KERNEL_MMA);
+    assert_int_equal(c.vision_sm90, 0);
+    full.tokens_per_camera = 64;
+    cu_select(&c, &(struct cu_facts){ 90, 132, 232448 }, &full);
+    assert_int_equal(c.attn_vision, CU_ATTN_KERNEL_MMA);
+    assert_int_equal(c.vision_sm90, 0);
+}
+
+static const char *tile(enum vis90_mode mode, int m, int n, int k)
+{
+    int t = vis90_tile(mode, m, n, k, 132);
+    assert_in_range(t, 0, vis90_tiles() - 1);
+    assert_true(vis90_tile_has(t, mode));
+    return vis90_tile_name(t);
+}
+
+/* The tiles that were fastest on an H200 for two and three cameras. */
+static void vision_tiles(void **state)
+{
+    (void)state;
+    assert_string_equal(tile(VIS90_NORM, 768, 3456, 1152), "128x160 2x1");
+    assert_string_equal(tile(VIS90_GELU, 768, 4304, 1152), "128x208 2x1");
+    assert_string_equal(tile(VIS90_ADD, 768, 1152, 1152), "128x128 2x1x2");
+    assert_string_equal(tile(VIS90_ADD, 768, 1152, 4304), "128x128 2x1x2");
+    assert_string_equal(tile(VIS90_NORM, 512, 3456, 1152), "128x128 2x2");
+    assert_string_equal(tile(VIS90_GELU, 512, 4304, 1152), "128x144 2x2");
+    assert_string_equal(tile(VIS90_ADD, 512, 1152, 4304), "128x144 2x1x3");
+    assert_int_equal(vis90_tile(VIS90_ADD, 768, 1000, 1152, 132), -1); /* no whole tiles */
+    for (int m = 1; m <= 1024; m++) { /* what a row's norm is made of fits its table */
+        int t = vis90_tile(VIS90_ADD, m, 1152, 4304, 132), width = vis90_part_width(t);
+        assert_int_equal(1152 % width, 0);
+        assert_in_range(1152 / width, 1, VIS90_MAX_PARTS);
+    }
 }
 
 static void glu_groups(void **state)
@@ -129,6 +180,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kernels_by_device),
         cmocka_unit_test(odd_heads_take_the_plain_kernel),
+        cmocka_unit_test(vision_by_device),
+        cmocka_unit_test(vision_tiles),
         cmocka_unit_test(glu_groups),
         cmocka_unit_test(buckets_hold),
         cmocka_unit_test(workloads_fit),

@@ -14,6 +14,9 @@
  * Budget:    768 tokens, one layer: 23.4 GFLOP, 30 MB of weights → bound by arithmetic, 30 µs at
  *            773 TFLOP/s. Per k16 step a CTA needs T tensor cycles and 64 + 3T/4 of shared memory, so
  *            T ≥ 176 where it can be had.
+ * Now:       µs a launch in a chain under programmatic launch, weights from memory: qkv 12.2, o 10.5,
+ *            fc1 15.6, fc2 19.2 at 768 tokens; 10.2, 9.5, 12.1, 15.1 at 512. NVIDIA H200, 2026-11-22.
+ *            The main loops are 6.7, 2.6, 9, 10.5 of these: docs/worklog-vision.md has the rest.
  * Rounding:  one at each bf16 store; statistics, residual and bias in float32. */
 #include "vision_sm90.h"
 #include "wgmma_sm90.cuh"
@@ -50,27 +53,7 @@ struct args {
     float *x;
     const unsigned char *next;
     uint32_t next_slice, next_bytes;
-#ifdef VIS90_STAMPS
-    int slot;
-#endif
 };
-#ifdef VIS90_STAMPS
-__device__ unsigned long long stamps[200][160][8];
-static int next_slot;
-#define STAMP_(i)                                                                     \
-    do {                                                                              \
-        unsigned long long t_;                                                        \
-        asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t_)::"memory");              \
-        stamps[g.slot][blockIdx.x][i] = t_;                                           \
-    } while (0)
-#define STAMP(i)                                                                      \
-    do {                                                                              \
-        if (threadIdx.x == 128)                                                       \
-            STAMP_(i);                                                                \
-    } while (0)
-#else
-#define STAMP(i) (void)0
-#endif
 
 template <int T>
 static __device__ __forceinline__ void mma(float (&d)[T / 2], uint64_t a, uint64_t b,
@@ -304,8 +287,7 @@ static __device__ __forceinline__ void release(uint64_t *empty, const place &p)
 
 template <int T, int CT, int CF, int KS>
 static __device__ __forceinline__ void main_loop(float (&d)[T / 2], unsigned char *ring,
-                                                 uint64_t *full, uint64_t *empty, const place &p,
-                                                 const args &g)
+                                                 uint64_t *full, uint64_t *empty, const place &p)
 {
     using S = shape<T, CT, CF, KS>;
     int q = (int)threadIdx.x / 128 - 1, stage = 0, last = -1, n = p.k1 - p.k0;
@@ -316,8 +298,6 @@ static __device__ __forceinline__ void main_loop(float (&d)[T / 2], unsigned cha
             d[i] = 0.f;
     for (int k = 0; k < n; k++) {
         mbar_wait(&full[stage], phase);
-        if (k == 0)
-            STAMP(2);
         unsigned char *s = ring + stage * S::stage_bytes;
         uint64_t a = desc_k128(s + q * 64 * 128), b = desc_k128(s + S::x_bytes);
         wgmma_fence();
@@ -565,7 +545,6 @@ __global__ void __launch_bounds__(THREADS, 1)
         }
         fence_mbar_init();
     }
-    STAMP(0);
     cluster_sync_relaxed(); /* the peers' barriers exist before anything is sent to them */
     pdl_launch();
     if (threadIdx.x < 128) {
@@ -579,10 +558,6 @@ __global__ void __launch_bounds__(THREADS, 1)
         } else if (threadIdx.x >= 32) {
             gather_vectors<T>(g, p, va, vb);
             facts_ready();
-#ifdef VIS90_STAMPS
-            if (threadIdx.x == 32)
-                STAMP_(7);
-#endif
         }
     } else {
         setmaxnreg_inc<232>();
@@ -594,25 +569,18 @@ __global__ void __launch_bounds__(THREADS, 1)
             float2 x[W / 4];
             float acc[W / 2];
             pdl_wait();
-            STAMP(1);
             load_x<W>(x, g, row0, col0 + (int)threadIdx.x % 4 * 2);
-            STAMP(6);
-            main_loop<T, CT, CF, KS>(d, ring, full, empty, p, g);
-            STAMP(3);
+            main_loop<T, CT, CF, KS>(d, ring, full, empty, p);
             facts_wait();
             if (KS > 1) {
                 exchange<T, CT, CF, KS>(d, ring, free_ring, parts_here, p);
             }
-            STAMP(4);
             add_parts<T, KS>(acc, d, ring, p);
             store_add<W>(acc, x, va + p.kt * W, vb + p.kt * W, g, row0, col0);
         } else {
             pdl_wait(); /* y may still be read by the kernel before */
-            STAMP(1);
             gather_rows(g, p, row_facts);
-            STAMP(6);
-            main_loop<T, CT, CF, KS>(d, ring, full, empty, p, g);
-            STAMP(3);
+            main_loop<T, CT, CF, KS>(d, ring, full, empty, p);
             facts_wait();
             if (MODE == VIS90_F32)
                 store_f32<T>(d, row_facts, va, vb, g, p);
@@ -620,7 +588,6 @@ __global__ void __launch_bounds__(THREADS, 1)
                 store_norm<T, MODE, S::pitch>(d, ring, row_facts, va, vb, g, p);
         }
     }
-    STAMP(5);
     /* Nobody is left behind: a CTA waits for all that is sent into its ring, and stages are released
      * only to producers that wait for them. */
 }
@@ -736,9 +703,6 @@ cudaError_t launch(const struct vis90_gemm *g, int pdl, cudaStream_t stream)
     a.b = g->b;
     a.y = g->y;
     a.x = g->x;
-#ifdef VIS90_STAMPS
-    a.slot = next_slot++ % 200;
-#endif
     cudaLaunchAttribute attr[2] = {};
     attr[0].id = cudaLaunchAttributeClusterDimension;
     attr[0].val.clusterDim.x = S::ctas;
@@ -791,39 +755,6 @@ template <int MODE> cudaError_t dispatch(const struct vis90_gemm *g, int pdl, cu
 
 } // namespace
 
-#ifdef VIS90_STAMPS
-extern "C" void vis90_dump(unsigned long long *to)
-{
-    cudaDeviceSynchronize();
-    cudaMemcpyFromSymbol(to, stamps, sizeof stamps);
-}
-template <int T, int CT, int CF, int KS, int MODE> static int occupancy(void)
-{
-    using S = shape<T, CT, CF, KS>;
-    cudaLaunchAttribute attr = {};
-    attr.id = cudaLaunchAttributeClusterDimension;
-    attr.val.clusterDim.x = S::ctas, attr.val.clusterDim.y = attr.val.clusterDim.z = 1;
-    cudaLaunchConfig_t cfg = {};
-    cfg.gridDim = dim3(S::ctas * 64), cfg.blockDim = dim3(THREADS);
-    cfg.dynamicSmemBytes = S::smem, cfg.attrs = &attr, cfg.numAttrs = 1;
-    int n = -1;
-    cudaFuncSetAttribute(vision_bf16_sm90<T, CT, CF, KS, MODE>,
-                         cudaFuncAttributeMaxDynamicSharedMemorySize, S::smem);
-    cudaOccupancyMaxActiveClusters(&n, vision_bf16_sm90<T, CT, CF, KS, MODE>, &cfg);
-    return n;
-}
-extern "C" int vis90_occupancy(int tile)
-{
-    switch (tile) {
-#define X(i, t, ct, cf, ks, modes, name) \
-    case i: return occupancy < t, ct, cf, ks, (modes & 1) ? 0 : (modes >> 2 & 1) ? 2 : 3 > ();
-        TILES(X)
-#undef X
-    }
-    return -1;
-}
-extern "C" void vis90_slot_reset(void) { next_slot = 0; }
-#endif
 extern "C" int vis90_tiles(void) { return N_TILES; }
 extern "C" int vis90_tile_has(int tile, enum vis90_mode mode)
 {
