@@ -158,14 +158,14 @@ void chart_power(struct svg *s, const json_t *doc)
            limit = number_at(json_object_get(doc, "machine"), "power_limit_w", 0);
     svg_begin(s, 900, 410, "Power over time, by offered load", under);
     struct axis x = axis_linear(largest(p.x, p.n), 80, 870, "s");
-    struct axis y = axis_linear(fmax(largest(p.y, p.n), limit) * 1.02, bottom, top, "W");
+    struct axis y = axis_linear(fmax(largest(p.y, p.n), limit) * 1.08, bottom, top, "W");
     svg_axis_x(s, &x, top, bottom);
     svg_axis_y(s, &y, 80, 870);
     power_marks(s, &x, json_object_get(series, "marks"), top, bottom);
     if (limit > 0) {
         svg_line(s, 80, axis_at(&y, limit), 870, axis_at(&y, limit), SVG_VERMILION, 1.5,
                  "stroke-dasharray=\"6 4\"");
-        svg_text(s, 866, axis_at(&y, limit) + 15, "end", 11, SVG_VERMILION, "power limit %.0f W",
+        svg_text(s, 866, axis_at(&y, limit) - 6, "end", 11, SVG_VERMILION, "power limit %.0f W",
                  limit);
     }
     static double px[MAX_POINTS], py[MAX_POINTS];
@@ -218,6 +218,9 @@ void chart_load(struct svg *s, const json_t *doc)
 
 /* ---------------------------------------------------------------- roofline */
 
+#define LIST_X 800.0 /* left edge of the roofline's list */
+#define MAX_LISTED 26
+
 struct dot {
     double x, y; /* FLOP per byte, FLOP/s */
     const char *colour, *name;
@@ -243,28 +246,32 @@ static int add_dots(struct dot *dots, int n, const json_t *rows, const char *nam
     return n;
 }
 
-/* Labels that would lie on each other move down, one line at a time. */
+/* Numbers beside the dots; those that would lie on each other move down, a line at a time. The list on
+ * the right says what they are. */
 static void label_dots(struct svg *s, const struct dot *dots, int n, const struct axis *x,
                        const struct axis *y)
 {
-    static double taken_x[MAX_POINTS], taken_y[MAX_POINTS], taken_w[MAX_POINTS];
-    int taken = 0;
+    static double taken_x[MAX_POINTS], taken_y[MAX_POINTS];
+    const double w = 18, h = 12;
     for (int i = 0; i < n; i++) {
-        double w = svg_text_width(dots[i].name, 11),
-               at = axis_at(x, dots[i].x) + dots[i].radius + 4;
-        double line = axis_at(y, dots[i].y) + 4;
-        if (at + w > x->to)
-            at = axis_at(x, dots[i].x) - dots[i].radius - 4 - w;
-        for (int k = 0; k < taken; k++)
-            if (fabs(line - taken_y[k]) < 13 && at < taken_x[k] + taken_w[k] + 4 &&
-                taken_x[k] < at + w + 4) {
-                line = taken_y[k] + 13;
+        double at = axis_at(x, dots[i].x) + dots[i].radius + 3, line = axis_at(y, dots[i].y) + 4;
+        for (int k = 0; k < i; k++)
+            if (fabs(line - taken_y[k]) < h && fabs(at - taken_x[k]) < w) {
+                line = taken_y[k] + h;
                 k = -1;
             }
-        taken_x[taken] = at;
-        taken_w[taken] = w;
-        taken_y[taken++] = line;
-        svg_text(s, at, line, "start", 11, SVG_INK, "%s", dots[i].name);
+        taken_x[i] = at;
+        taken_y[i] = line;
+        svg_text(s, at, line, "start", 11, SVG_INK, "%d", i + 1);
+        if (i >= MAX_LISTED)
+            continue;
+        char rate[32];
+        double row = 96 + 17.0 * i;
+        svg_circle(s, LIST_X, row - 4, dots[i].radius * 0.8, dots[i].colour, "");
+        svg_text(s, LIST_X + 28, row, "end", 11, SVG_INK, "%d", i + 1);
+        svg_text(s, LIST_X + 34, row, "start", 11, SVG_INK, "%s", dots[i].name);
+        svg_text(s, LIST_X + 250, row, "end", 11, SVG_MUTED, "%s",
+                 human(rate, dots[i].y, "FLOP/s"));
     }
 }
 
@@ -291,7 +298,7 @@ void chart_roofline(struct svg *s, const json_t *doc)
         return;
     }
     qsort(dots, (size_t)n, sizeof *dots, by_rate);
-    double ridge = flops / bytes, x_lo = ridge / 30, x_hi = ridge * 30, y_lo = flops;
+    double ridge = flops / bytes, x_lo = ridge / 8, x_hi = ridge * 8, y_lo = flops;
     for (int i = 0; i < n; i++) {
         x_lo = fmin(x_lo, dots[i].x);
         x_hi = fmax(x_hi, dots[i].x);
@@ -300,16 +307,16 @@ void chart_roofline(struct svg *s, const json_t *doc)
     char under[300], peak[32], stream[32];
     snprintf(under, sizeof under, "%s: stages (large) and kernels (small); %s",
              text_at(first, "workload"), chart_device(doc));
-    svg_begin(s, 900, 560, "Roofline", under);
-    struct axis x = axis_log(x_lo / 1.5, x_hi * 1.5, 90, 870, "FLOP per byte of memory traffic");
+    svg_begin(s, 1070, 560, "Roofline", under);
+    struct axis x = axis_log(x_lo / 1.5, x_hi * 1.5, 90, 770, "FLOP per byte of memory traffic");
     struct axis y = axis_log(fmin(y_lo, flops / 30) / 2, flops * 1.6, 500, 84, "FLOP/s");
     svg_axis_x(s, &x, 84, 500);
-    svg_axis_y(s, &y, 90, 870);
+    svg_axis_y(s, &y, 90, 770);
     double from = fmax(x.lo, y.lo / bytes);
     svg_line(s, axis_at(&x, from), axis_at(&y, from * bytes), axis_at(&x, ridge),
              axis_at(&y, flops), SVG_INK, 2, "");
-    svg_line(s, axis_at(&x, ridge), axis_at(&y, flops), 870, axis_at(&y, flops), SVG_INK, 2, "");
-    svg_text(s, 866, axis_at(&y, flops) - 7, "end", 12, SVG_INK, "%s",
+    svg_line(s, axis_at(&x, ridge), axis_at(&y, flops), 770, axis_at(&y, flops), SVG_INK, 2, "");
+    svg_text(s, 766, axis_at(&y, flops) - 7, "end", 12, SVG_INK, "%s",
              human(peak, flops, "FLOP/s"));
     double on = from * 2;
     svg_text(s, axis_at(&x, on) + 12, axis_at(&y, on * bytes) + 12, "start", 12, SVG_INK, "%s",
