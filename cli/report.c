@@ -59,13 +59,6 @@ void report_bar(const struct report *r, double fraction, const char *extra)
     term_bar("report", (uint64_t)(done * 1e4), 10000, text);
 }
 
-void report_tick(struct report *r)
-{
-    if (r->unit < r->n_units)
-        r->unit++;
-    report_bar(r, 0, "");
-}
-
 /* ---------------------------------------------------------------- ceilings */
 
 /* Dense bf16 with float32 sums, and memory, from the makers' data sheets. The first name that the
@@ -304,6 +297,19 @@ static int write_report(const char *dir, const json_t *doc, const json_t *chrome
     return code;
 }
 
+void report_tick(struct report *r)
+{
+    if (r->unit < r->n_units)
+        r->unit++;
+    (void)write_json(r->a->report, "report.json", r->doc, JSON_INDENT(1));
+    report_bar(r, 0, "");
+}
+
+void report_partial(struct report *r, const char *name, json_t *section)
+{
+    json_object_set(r->doc, name, section);
+}
+
 /* The folder is made before anything is measured. */
 static int make_folder(const char *dir)
 {
@@ -323,7 +329,7 @@ static void count_units(struct report *r)
 {
     r->n_units = (r->sections & SECTION_HEADLINE ? r->n_list : 0) +
                  (r->sections & SECTION_BATCH ? (r->a->n_batches ? r->a->n_batches : 8) : 0) +
-                 (r->sections & SECTION_POWER ? 6 : 0) + (r->sections & SECTION_LADDER ? 10 : 0) +
+                 (r->sections & SECTION_POWER ? 6 : 0) + (r->sections & SECTION_LADDER ? 14 : 0) +
                  (r->sections & SECTION_BREAKDOWN ? 1 : 0);
 }
 
@@ -338,24 +344,25 @@ static int set_section(json_t *doc, const char *name, json_t *section)
 static int measure_all(struct report *r, struct session *first, struct power *power, json_t *doc,
                        json_t **chrome)
 {
+    static const char *const names[] = { "headline", "batch", "power", "ladder", "breakdown" };
     json_t *no = report_reason("not asked for");
     unsigned on = r->sections;
     int code = EXIT_DONE;
-    json_object_set_new(doc, "headline", json_incref(no));
+    for (int i = 0; i < 5; i++)
+        json_object_set_new(doc, names[i],
+                            on >> i & 1u ? report_reason("the run ended before this section")
+                                         : json_incref(no));
     if (on & SECTION_HEADLINE)
         code = set_section(doc, "headline", report_headline(r, first, power));
     session_close(first);
-    if (!code)
-        code = set_section(doc, "batch",
-                           on & SECTION_BATCH ? report_batch(r, power) : json_incref(no));
-    if (!code)
-        code = set_section(doc, "power",
-                           on & SECTION_POWER ? report_power(r, power) : json_incref(no));
-    if (!code)
-        code = set_section(doc, "ladder", on & SECTION_LADDER ? report_ladder(r) : json_incref(no));
-    if (!code)
-        code = set_section(doc, "breakdown",
-                           on & SECTION_BREAKDOWN ? report_breakdown(r, chrome) : json_incref(no));
+    if (!code && on & SECTION_BATCH)
+        code = set_section(doc, "batch", report_batch(r, power));
+    if (!code && on & SECTION_POWER)
+        code = set_section(doc, "power", report_power(r, power));
+    if (!code && on & SECTION_LADDER)
+        code = set_section(doc, "ladder", report_ladder(r));
+    if (!code && on & SECTION_BREAKDOWN)
+        code = set_section(doc, "breakdown", report_breakdown(r, chrome));
     json_decref(no);
     return code;
 }
@@ -387,6 +394,7 @@ int cmd_report(const struct args *a)
         struct timespec pause = { .tv_nsec = 150000000 }; /* one sample at least */
         nanosleep(&pause, NULL);
         power_end(power, &w, &now);
+        r.doc = doc;
         ceilings_find(&r, &s.engine_info, now.clock_max);
         json_object_set_new(doc, "machine", machine_json(&s, power));
         json_object_set_new(doc, "ceilings", ceilings_json(&r.peak));

@@ -43,6 +43,7 @@ struct report {
     struct ceilings peak;
     int unit, n_units; /* progress: whole measurements done, and in all */
     char task[64];
+    json_t *doc; /* the document as far as it is; its owner is cmd_report */
 };
 
 /* What is switched off in one engine; all zero for the engine as it is. */
@@ -73,8 +74,11 @@ pi0_status report_inputs(const struct session *s, const struct workload *w, int 
 /* Moves the bar: `fraction` of the measurement that runs. */
 void report_bar(const struct report *r, double fraction, const char *extra);
 void report_task(struct report *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* The measurement that ran is done. */
+/* The measurement that ran is done: report.json is written as far as it is, so that a run that is
+ * ended keeps what it had. */
 void report_tick(struct report *r);
+/* Shows a section that is still being measured in the document. */
+void report_partial(struct report *r, const char *name, json_t *section);
 /* {"reason": …}: what stands in place of a section, or a row, that was not measured. */
 json_t *report_reason(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Work of one call by stage, with its floor where the ceilings are known. */

@@ -269,6 +269,8 @@ json_t *report_headline(struct report *r, struct session *first, struct power *p
             st = report_measure(r, s, r->list[i], 1, power, &m, &err);
         json_t *row = st ? NULL : headline_row(r, s, r->list[i], power, &m);
         session_close(&own);
+        if (row && i == 0)
+            report_partial(r, "headline", rows);
         if (!row) {
             json_decref(rows);
             (void)fail_library(&err);
@@ -386,17 +388,18 @@ json_t *report_batch(struct report *r, struct power *power)
     int n = r->a->n_batches ? r->a->n_batches : (int)(sizeof usual / sizeof usual[0]);
     struct session s = { 0 };
     struct batch_walk k = { .rows = json_array(), .w = r->list[0] };
+    json_t *o = json_object();
+    json_object_set_new(o, "workload", json_string(k.w->name));
+    json_object_set_new(o, "rows", k.rows);
     for (int i = 0; i < n; i++) {
         report_task(r, "%s ×%d", k.w->name, (int)batches[i]);
         report_bar(r, 0, "opening");
         json_t *row = batch_row(r, &s, &k, batches[i], power);
         json_object_set_new(row, "batch", json_integer(batches[i]));
         json_array_append_new(k.rows, row);
+        report_partial(r, "batch", o);
         report_tick(r);
     }
     session_close(&s);
-    json_t *o = json_object();
-    json_object_set_new(o, "workload", json_string(k.w->name));
-    json_object_set_new(o, "rows", k.rows);
     return o;
 }

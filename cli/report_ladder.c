@@ -129,7 +129,6 @@ static json_t *measure_rung(struct report *r, struct ladder *l, const char *name
         st = report_measure(r, &l->model, l->w, 1, NULL, &m, &err);
     snprintf(l->isa, sizeof l->isa, "%s", st ? "" : l->model.engine_info.isa);
     report_close_engine(&l->model);
-    report_tick(r);
     if (st)
         return not_measured(name, err.message);
     json_t *o = json_object();
@@ -211,6 +210,8 @@ json_t *report_ladder(struct report *r)
             l.now.without |= rungs[i].without;
             l.now.isa_off |= rungs[i].isa;
         }
+    json_object_set_new(o, "workload", json_string(l.w->name));
+    json_object_set_new(o, "rows", rows);
     json_array_append_new(rows, measure_rung(r, &l, "plain baseline"));
     for (int i = 0; i < N_RUNGS; i++) {
         char before[64];
@@ -226,11 +227,11 @@ json_t *report_ladder(struct report *r)
             row = not_measured(rungs[i].name, "this processor, or --isa, does not have it");
         }
         json_array_append_new(rows, row);
+        report_partial(r, "ladder", o);
+        report_tick(r);
     }
     session_close(&l.model);
     session_close(&l.probe);
     session_close(&l.golden);
-    json_object_set_new(o, "workload", json_string(l.w->name));
-    json_object_set_new(o, "rows", rows);
     return o;
 }
