@@ -76,8 +76,8 @@ like_the_cpu() {
 check "the policy's actions are the CPU's" like_the_cpu
 check "float32 is refused" refused 'f32|float32|precision' run --backend cuda --precision f32
 check "a device that is not there" refused 'device' run --backend cuda --device 60
-check "memory that is not there" refused 'memory' "$pi0" bench --quiet pi0-799-h50 --backend cuda --batch 1024 --horizon 1024 --n 1 --warmup 0
-check "works after that" run --backend cuda
+check "a batch past what a grid takes" refused 'too many' "$pi0" bench --quiet pi0-799-h50 --backend cuda --batch 1024 --horizon 1024 --n 1 --warmup 0
+check "works after these" run --backend cuda
 
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck initcheck; do

@@ -188,6 +188,50 @@ done:
     free(batch), free(again), free(alone), free(other);
 }
 
+/* ---------------------------------------------------------------- GPU and CPU */
+
+/* Dimensions that take the plain kernels: head sizes without mma code, groups that do not divide. */
+static void odd_dims(enum pi0_variant variant, int which)
+{
+    struct pi0_dims d;
+    struct pi0_error err = { 0 };
+    static struct inputs s;
+    char label[128], text[640];
+    pi0_model *m = NULL;
+    (void)pi0_dims_named(&d, variant == PI0_VARIANT_PI05 ? "pi05_tiny" : "pi0_tiny", &err);
+    d.head_dim = which == 0 ? 16 : which == 1 ? 64 : 256;
+    d.heads = which == 0 ? 8 : which == 1 ? 3 : 2;
+    d.vision_heads = which == 0 ? 2 : which == 1 ? 3 : 4;
+    d.expert_width = which == 1 ? 72 : d.expert_width;
+    d.expert_mlp_dim = which == 1 ? 104 : d.expert_mlp_dim;
+    d.vlm_mlp_dim = which == 1 ? 100 : d.vlm_mlp_dim; /* rows of 200 bytes */
+    d.action_dim = which == 1 ? 7 : d.action_dim;
+    snprintf(label, sizeof label, "%s, head size %d: GPU and CPU agree",
+             variant == PI0_VARIANT_PI05 ? "pi05" : "pi0", d.head_dim);
+    struct pi0_engine_config cfg;
+    pi0_engine *gpu = NULL, *cpu = NULL;
+    size_t n = 3 * (size_t)d.action_horizon * (size_t)d.action_dim;
+    float *a = malloc(n * 4), *b = malloc(n * 4);
+    fill(&s, &d, d.action_horizon);
+    pi0_engine_defaults(&cfg);
+    cfg.backend = "cpu";
+    cfg.precision = PI0_PRECISION_F32;
+    cfg.max_batch = 3;
+    if (pi0_model_open_synthetic(&m, &d, 21, &err) || pi0_engine_open(&cpu, m, &cfg, &err) ||
+        !(gpu = open_engine(m, 3, PI0_MASKED_COMPUTE, &err))) {
+        result(0, label, err.message);
+    } else if (infer(cpu, s.in, 3, 10, b) && infer(gpu, s.in, 3, 10, a)) {
+        double r = rel_l2(a, b, n);
+        snprintf(text, sizeof text, "rel_l2 %.1e (bound 1e-2)", r);
+        result(r <= 1e-2, label, text);
+    }
+    pi0_engine_close(gpu);
+    pi0_engine_close(cpu);
+    pi0_model_close(m);
+    drop(&s);
+    free(a), free(b);
+}
+
 /* ---------------------------------------------------------------- files, faults */
 
 static int stop_at_half(void *user, const char *what, uint64_t done, uint64_t total)
@@ -262,8 +306,12 @@ static void no_memory(const pi0_model *m)
     cfg.backend = "cuda";
     cfg.max_batch = 1024;
     cfg.action_horizon = 1024;
-    cfg.max_token_len = 2048;
     pi0_status st = pi0_engine_open(&e, m, &cfg, &err);
+    result(st == PI0_E_UNSUPPORTED && !e, "more actions than a grid takes", err.message);
+    pi0_engine_close(e);
+    cfg.action_horizon = 60; /* some 160 GB of activations */
+    cfg.max_token_len = 4096;
+    st = pi0_engine_open(&e, m, &cfg, &err);
     result(st == PI0_E_NOMEM && !e, "more memory than the device has", err.message);
     pi0_engine_close(e);
     e = open_engine(m, 1, PI0_MASKED_SKIP, &err);
@@ -374,6 +422,8 @@ int main(int argc, char **argv)
         pi0_model_close(m);
         files(tiny[i]);
     }
+    for (int i = 0; i < 6; i++)
+        odd_dims(i % 2 ? PI0_VARIANT_PI05 : PI0_VARIANT_PI0, i / 2);
     full("pi0");
     full("pi05");
     printf("%d passed, %d failed, 0 skipped\n", n_passed, n_failed);

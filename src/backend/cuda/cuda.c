@@ -185,6 +185,12 @@ static pi0_status open_sizes(struct cuda_engine *c, struct pi0_error *err)
     if (rows * 2 > INT_MAX || (double)p->max_batch * (d->action_horizon + 1) * d->heads > INT_MAX)
         return pi0_fail(err, PI0_E_UNSUPPORTED, "cuda: %d samples of %d rows are too many",
                         p->max_batch, p->max_prefix);
+    /* a row a block of a grid's second dimension (denoise.cu) */
+    if ((double)p->max_batch * d->action_horizon > 65535)
+        return pi0_fail(
+            err, PI0_E_UNSUPPORTED,
+            "cuda: %d samples of %d actions are too many, expected at most 65535 actions",
+            p->max_batch, d->action_horizon);
     if (d->expert_width % 8 || d->vlm_width % 8 || d->vision_width % 8 || d->vision_mlp_dim % 8 ||
         d->head_dim % 8 || (d->vision_width / d->vision_heads) % 8)
         return pi0_fail(err, PI0_E_UNSUPPORTED,
