@@ -17,7 +17,8 @@
  * Now:       µs a launch in a chain under programmatic launch, weights from memory: qkv 12.2, o 10.5,
  *            fc1 15.6, fc2 19.2 at 768 tokens; 10.2, 9.5, 12.1, 15.1 at 512. NVIDIA H200, 2026-11-22.
  *            The main loops are 6.7, 2.6, 9, 10.5 of these: docs/worklog-vision.md has the rest.
- * Rounding:  one at each bf16 store; statistics, residual and bias in float32. */
+ * Rounding:  one at each bf16 store; statistics, residual and bias in float32.
+ * Long because the four products are one kernel: they share the main loop, the tiles and the choice. */
 #include "vision_sm90.h"
 #include "wgmma_sm90.cuh"
 
