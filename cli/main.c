@@ -142,8 +142,9 @@ int main(int argc, char **argv)
         return unknown_command(word);
     static struct args a;
     static char line[2048];
-    for (int i = 0; i < argc; i++) /* before parsing cuts lists at their commas */
-        snprintf(line + strlen(line), sizeof line - strlen(line), "%s%s", i ? " " : "", argv[i]);
+    snprintf(line, sizeof line, "pi0"); /* before parsing cuts lists at their commas */
+    for (int i = 1; i < argc; i++)
+        snprintf(line + strlen(line), sizeof line - strlen(line), " %s", argv[i]);
     int code = args_parse(&a, commands[c].command, argc - 1, argv + 1);
     if (code)
         return code;

@@ -148,7 +148,7 @@ static const struct option options[] = {
       "the device's memory bytes a second, for the floor" },
     { "case", "DIR", 0, CMD_BENCH, TEXT, AT(case_dir), 0, 0, NULL, "Report",
       "golden case that checks every rung of the ladder (default\n"
-      "tests/golden/pi0_tiny where that is there)" },
+      "one of tests/golden where those are there)" },
     { "compare", "A.json B.json", 0, CMD_BENCH, TEXT, AT(compare), 0, 0, NULL, "Report",
       "two reports side by side, with ratios; measures nothing" },
     { "tolerance", "X", 0, CMD_CHECK, REAL, AT(tolerance), 0, 0, NULL, "Measurement",
