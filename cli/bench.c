@@ -3,6 +3,7 @@
  * the plan counts. Inputs are random and differ from call to call; weights are synthetic unless
  * --model is given. The clock runs round pi0_engine_infer; stage times are the engine's own. */
 #include "bench.h"
+#include "power.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -132,7 +133,9 @@ static void show(const struct result *r, const struct session *s)
     fflush(stdout);
 }
 
-static json_t *row(const struct result *r, const struct session *s, const struct args *a)
+/* The row of a result; driver, clocks, temperature and throttling seen while it ran included. */
+static json_t *row(const struct result *r, const struct session *s, const struct args *a,
+                   const struct power *power, const struct power_reading *seen)
 {
     const struct pi0_engine_info *e = &s->engine_info;
     char date[32];
@@ -177,6 +180,8 @@ static json_t *row(const struct result *r, const struct session *s, const struct
                             json_sprintf("synthetic %s", a->synthetic ? a->synthetic : r->w->dims));
     json_object_set_new(o, "flops", json_number(flops, 12));
     json_object_set_new(o, "bytes", json_number(bytes, 12));
+    json_object_update_new(o, power_facts(power));
+    json_object_set_new(o, "conditions", power_conditions(power, seen));
     return o;
 }
 
@@ -214,13 +219,24 @@ static int bench_batch(struct session *s, const struct workload *w, const struct
     r.n_prefix = r.n_cameras * side * side + w->n_tokens;
     if (pi0_engine_work(s->engine, batch, r.n_cameras, w->n_tokens, r.steps, r.work, &err))
         return fail_library(&err);
+    struct power *power =
+        power_open(!strcmp(s->engine_info.backend, "cuda"), a->device, s->engine_info.device);
+    struct power_window window;
+    struct power_reading seen;
+    if (!power)
+        return fail("no memory for the readings beside the calls");
     int code = inputs_make(&p, w, d, &s->engine_info, batch);
+    power_begin(power, &window);
     if (!code)
         code = measure(&r, s, &p, a);
+    power_end(power, &window, &seen);
     inputs_free(&p);
-    if (code)
+    if (code) {
+        power_close(power);
         return code;
-    json_t *o = row(&r, s, a);
+    }
+    json_t *o = row(&r, s, a, power, &seen);
+    power_close(power);
     if (a->json)
         code = print_json(o, false);
     else
