@@ -337,6 +337,7 @@ static int output(const struct job *j, const struct args *a, enum file_format fo
             code = print_json(doc, false);
         else
             show(j, a);
+        fflush(stdout); /* the line on stderr comes behind the table, in one pipe too */
         if (!code && a->output)
             note("actions written to %s", a->output);
     }
