@@ -15,8 +15,10 @@
  *            so gelu(gate)·up needs no exchange, and after an 8×8 transpose in registers a thread
  *            holds four neighbouring units of one token: 8-byte stores, whole 32-byte sectors.
  * Budget:    M = 788: 105.8 GFLOP, 134 MB of weights → bound by arithmetic: 137 µs at 773 TFLOP/s.
- * Now:       M = 532: 109 µs, 788: 158, 968: 205, 1576: 333 (653, 668, 635, 635 TFLOP/s), NVIDIA H200,
- *            2026-11-22; cuBLASLt without the GeGLU 101, 147, 184, 281 in the same run.
+ * Now:       M = 788: 135 µs in a call (782 TFLOP/s, GeGLU in it; CUPTI, commit c035dca, NVIDIA H200,
+ *            2026-11-22). Launches back to back, at the card's power limit, with the epilogue before
+ *            this one (4b9ca83): 532: 109, 788: 158, 968: 205, 1576: 333; cuBLASLt without the GeGLU
+ *            101, 147, 184, 281 in the same run.
  * Rounding:  one, at the store; gelu in float32 through exp. */
 #include "gemm_sm90.h"
 #include "wgmma_sm90.cuh"
