@@ -177,7 +177,7 @@ typedef int (*pi0_progress_fn)(void *user, const char *what, uint64_t done, uint
  * actions stay within the tolerance. A backend that has no such thing, or nothing to put in its
  * place, answers PI0_E_UNSUPPORTED. */
 #define PI0_WITHOUT_GRAPH 1u             /* every launch enqueued anew in every call */
-#define PI0_WITHOUT_FUSED_ATTENTION 2u   /* scores and weights as matrices in memory */
+#define PI0_WITHOUT_FUSED_ATTENTION 2u   /* scores as matrices (one sample, no loop kernel) */
 #define PI0_WITHOUT_FUSED_PROJECTIONS 4u /* q, k and v as products of their own */
 #define PI0_WITHOUT_CAMERA_SKIP 8u       /* as PI0_MASKED_COMPUTE */
 #define PI0_WITHOUT_CAMERA_BATCHING 16u  /* one camera image at a time */
@@ -304,6 +304,27 @@ struct pi0_kernel_choice {
 };
 /* Kernel i of the engine, i from 0; 0 returned past the last one, else 1. */
 PI0_API int pi0_engine_kernel(const pi0_engine *engine, int i, struct pi0_kernel_choice *out);
+
+/* What one op of a call takes by itself. `us` is a layer's (the denoising loop's: a call's), the
+ * median over bursts with pauses between them; a burst is the op of every layer in turn, each with
+ * its own weights, so that these come from memory where they do in a call. */
+struct pi0_kernel_time {
+    char op[48];      /* "vision fc1"; "" past the last op */
+    char kernel[64];  /* what ran, several joined by " + " */
+    char also[96];    /* what it does beside the op's own arithmetic: "LayerNorm, bias"; "" */
+    char library[32]; /* whose plain product stands beside it: "cuBLASLt"; "" where there is none */
+    int count;        /* times in a call; 0: not in a call of this shape, and nothing was timed */
+    int m, n, k;      /* rows, output features, input features; attention: rows, keys, head size */
+    double flops, bytes; /* of one: arithmetic; weights, inputs and outputs once */
+    double us, us_min;
+    double library_us; /* median of the best algorithm that the library offers: the product alone,
+                          bf16 in and out, bursts in turn with ours */
+};
+/* Times op i, from 0, at the shapes of the last call, which must have ended well. For measurement:
+ * it takes a second or so, and taps cannot be read until the next call. PI0_E_UNSUPPORTED where the
+ * backend cannot. */
+PI0_API pi0_status pi0_engine_time_kernel(pi0_engine *engine, int i, struct pi0_kernel_time *out,
+                                          struct pi0_error *err);
 
 /* ---------------------------------------------------------------- policy */
 

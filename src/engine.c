@@ -34,6 +34,7 @@ struct pi0_engine {
     float *rows;            /* [max_prefix][max(W, E)] for spreading a tap */
     struct batch last;
     int has_call;
+    int spoilt;              /* kernels were timed since: the taps are gone */
     struct pi0_error failed; /* status PI0_OK while the engine works */
     double open_ms;
 };
@@ -206,6 +207,7 @@ PI0_API pi0_status pi0_engine_infer(pi0_engine *engine, const struct pi0_input *
         return engine_fail(engine, &why, err);
     engine->last = batch;
     engine->has_call = 1;
+    engine->spoilt = 0;
     if (timing) {
         b->timing(engine->self, timing);
         timing->total_ms = clock_ms() - start;
@@ -244,7 +246,7 @@ static pi0_status check_tap(const pi0_engine *e, enum pi0_tap tap, int index, in
     size_t size = plan_tap_size(&e->plan, tap);
     if (e->failed.status)
         return pi0_fail(err, e->failed.status, "the engine failed before: %s", e->failed.message);
-    if (!e->has_call)
+    if (!e->has_call || e->spoilt)
         return pi0_fail(err, PI0_E_ARGUMENT, "tap: no finished call to read from");
     if (size == 0)
         return pi0_fail(err, PI0_E_UNSUPPORTED, "tap %d: this model has no such tensor", (int)tap);
@@ -284,6 +286,29 @@ PI0_API pi0_status pi0_engine_read(pi0_engine *engine, enum pi0_tap tap, int ind
         return st;
     memset(dst, 0, n * sizeof *dst);
     spread_prefix(engine, sample, engine->rows, width, dst);
+    return PI0_OK;
+}
+
+PI0_API pi0_status pi0_engine_time_kernel(pi0_engine *engine, int i, struct pi0_kernel_time *out,
+                                          struct pi0_error *err)
+{
+    if (!engine || !out || i < 0)
+        return pi0_fail(err, PI0_E_ARGUMENT,
+                        "pi0_engine_time_kernel: engine and out must not be NULL, i not below 0");
+    if (engine->failed.status)
+        return pi0_fail(err, engine->failed.status, "the engine failed before: %s",
+                        engine->failed.message);
+    if (!engine->backend->time_kernel)
+        return pi0_fail(err, PI0_E_UNSUPPORTED, "the %s backend has no kernels to time one by one",
+                        engine->backend->name);
+    if (!engine->has_call)
+        return pi0_fail(err, PI0_E_ARGUMENT, "timing a kernel: no finished call gives its shapes");
+    struct pi0_error why = { PI0_E_INTERNAL, "backend: no reason given" };
+    struct pi0_kernel_time found = { 0 };
+    engine->spoilt = 1;
+    if (engine->backend->time_kernel(engine->self, &engine->last, i, &found, &why))
+        return engine_fail(engine, &why, err);
+    *out = found;
     return PI0_OK;
 }
 

@@ -46,6 +46,10 @@ struct backend {
     void (*info)(void *self, struct pi0_engine_info *out);
     /* Kernel choice i; 0 past the last. */
     int (*kernel)(void *self, int i, struct pi0_kernel_choice *out);
+    /* pi0_engine_time_kernel at the shapes of `last`, the call before; its borrowed inputs are gone.
+     * May overwrite everything but weights. NULL: this backend has no such thing. */
+    pi0_status (*time_kernel)(void *self, const struct batch *last, int i,
+                              struct pi0_kernel_time *out, struct pi0_error *err);
 };
 
 extern const struct backend backend_cpu;

@@ -306,4 +306,5 @@ const struct backend backend_cpu = {
     .timing = cpu_timing,
     .info = cpu_info,
     .kernel = cpu_kernel,
+    .time_kernel = cpu_time_kernel,
 };

@@ -125,6 +125,10 @@ pi0_status cpu_prefix(void *self, const struct batch *in, struct pi0_error *err)
 void cpu_denoise_carve(struct cpu *c);
 pi0_status cpu_denoise(void *self, const struct batch *in, float *actions, struct pi0_error *err);
 
+/* time.c: the backend's time_kernel. */
+pi0_status cpu_time_kernel(void *self, const struct batch *last, int i, struct pi0_kernel_time *out,
+                           struct pi0_error *err);
+
 /* Prompt embeddings of a sample, table row · sqrt(W): [n_tokens][stride of dst] f32. */
 pi0_status cpu_embed_prompt(const struct cpu *c, const int32_t *tokens, int n, struct mat dst,
                             struct pi0_error *err);
