@@ -342,8 +342,7 @@ static pi0_status vision_one_by_one(struct cuda_engine *c, const struct cu_key *
     return st;
 }
 
-static pi0_status stage_enqueue(struct cuda_engine *c, const struct cu_key *k,
-                                struct pi0_error *err)
+pi0_status stage_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err)
 {
     if (k->stage == CU_STAGE_VISION && c->without & PI0_WITHOUT_CAMERA_BATCHING)
         return vision_one_by_one(c, k, err);
@@ -408,7 +407,7 @@ static pi0_status capture(struct cuda_engine *c, const struct cu_key *k, cudaGra
 }
 
 /* Runs a stage: its graph if the bucket is known, else once as it is, and a graph for next time. */
-static pi0_status stage_run(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err)
+pi0_status stage_run(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err)
 {
     struct cu_graph *slot = &c->graphs[0];
     if (c->without & PI0_WITHOUT_GRAPH)
@@ -518,7 +517,7 @@ static pi0_status send_inputs(struct cuda_engine *c, const struct batch *in, int
     return PI0_OK;
 }
 
-static struct cu_key prefix_key(const struct batch *in)
+struct cu_key prefix_key(const struct batch *in)
 {
     int most = 0;
     for (int b = 0; b < in->n; b++)
@@ -765,3 +764,4 @@ const struct backend backend_cuda = {
     .info = cuda_info,
     .kernel = cuda_kernel,
 };
+    .time_kernel = cuda_time_kernel,

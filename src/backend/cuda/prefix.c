@@ -38,7 +38,9 @@ static pi0_status prefix_qkv(struct cuda_engine *c, int l, int heads, int rows,
 {
     const struct pi0_dims *d = &c->plan.dims;
     int W = d->vlm_width, E = d->head_dim;
+    cu_mark(c, CU_OP_PREFIX_NORM, "");
     TRY(prefix_norm(c, c->w.vlm[l].n1, rows, err));
+    cu_mark(c, heads ? CU_OP_PREFIX_QKV : CU_OP_REST, "");
     TRY(cu_qkv(c, cu_product(rows, (heads + 2) * E, W, c->b.h, c->w.vlm[l].wqkv, c->b.qkv), E,
                err));
     struct cu_rope r = { .qkv = c->b.qkv,
@@ -50,6 +52,7 @@ static pi0_status prefix_qkv(struct cuda_engine *c, int l, int heads, int rows,
                          .n_rows = rows,
                          .heads = heads,
                          .head_dim = E };
+    cu_mark(c, heads ? CU_OP_PREFIX_ROPE : CU_OP_REST, "write into the K/V cache");
     CU_TRY(cu_rope(&r, c->dev.stream), err);
     return PI0_OK;
 }
@@ -131,7 +134,9 @@ static pi0_status prefix_mlp(struct cuda_engine *c, const struct cu_layer *w, in
     int W = c->plan.dims.vlm_width, F = c->plan.dims.vlm_mlp_dim;
     for (int r = 0; r < rows; r += c->mlp_rows) {
         int n = rows - r < c->mlp_rows ? rows - r : c->mlp_rows;
+        cu_mark(c, CU_OP_PREFIX_GATE_UP, "GeGLU");
         size_t at = (size_t)r * (size_t)W;
+        cu_mark(c, CU_OP_PREFIX_DOWN, "residual");
         TRY(prefix_gate_up(c, w->wgu, b->h + at, n, err));
         TRY(cu_matmul(c, cu_add(cu_product(n, W, F, b->act, w->wdown, b->x + at)), err));
     }
@@ -145,8 +150,11 @@ pi0_status prefix_enqueue(struct cuda_engine *c, const struct cu_key *k, struct 
     TRY(prefix_embed(c, rows, c->b.x, c->b.o, err));
     for (int l = 0; l < d->depth - 1; l++) {
         const struct cu_layer *w = &c->w.vlm[l];
+        cu_mark(c, CU_OP_PREFIX_ATTENTION, "");
         TRY(prefix_qkv(c, l, d->heads, rows, err));
+        cu_mark(c, CU_OP_PREFIX_O, "residual");
         TRY(prefix_attention(c, l, k, err));
+        cu_mark(c, CU_OP_PREFIX_NORM, "");
         TRY(cu_matmul(c, cu_add(cu_product(rows, W, c->plan.q_dim, c->b.o, w->wo, c->b.x)), err));
         TRY(prefix_norm(c, w->n2, rows, err));
         TRY(prefix_mlp(c, w, rows, err));

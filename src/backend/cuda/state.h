@@ -108,6 +108,34 @@ struct cu_buffers {
 
 enum cu_stage { CU_STAGE_VISION = 0, CU_STAGE_PREFIX, CU_STAGE_DENOISE };
 /* The bucket a graph was captured for. Unused fields are 0. */
+/* Whose launches follow, as time.c's table names them. */
+enum cu_op {
+    CU_OP_REST = 0, /* timed with the stage alone */
+    CU_OP_VISION_NORM,
+    CU_OP_VISION_QKV,
+    CU_OP_VISION_ATTENTION,
+    CU_OP_VISION_O,
+    CU_OP_VISION_FC1,
+    CU_OP_VISION_FC2,
+    CU_OP_PREFIX_NORM,
+    CU_OP_PREFIX_QKV,
+    CU_OP_PREFIX_ROPE,
+    CU_OP_PREFIX_ATTENTION,
+    CU_OP_PREFIX_O,
+    CU_OP_PREFIX_GATE_UP,
+    CU_OP_PREFIX_DOWN,
+    CU_OP_LOOP,
+    CU_OP_SUFFIX_NORM,
+    CU_OP_SUFFIX_QKV,
+    CU_OP_SUFFIX_ROPE,
+    CU_OP_SUFFIX_ATTENTION,
+    CU_OP_SUFFIX_O,
+    CU_OP_SUFFIX_GATE_UP,
+    CU_OP_SUFFIX_DOWN,
+    CU_N_OPS
+};
+struct cu_marks; /* time.c */
+
 struct cu_key {
     enum cu_stage stage;
     int batch, images, rows, sample_rows, n_steps, table, splits;
@@ -147,8 +175,9 @@ struct cuda_engine {
     float *host_emb;      /* [max_steps, W] */
     struct cu_graph graphs[CU_MAX_GRAPHS];
     unsigned long tick;
-    cudaEvent_t event[4]; /* start, after vision, prefix, denoise */
-    struct cu_key last;   /* denoise bucket of the last call */
+    cudaEvent_t event[4];   /* start, after vision, prefix, denoise */
+    struct cu_key last;     /* denoise bucket of the last call */
+    struct cu_marks *marks; /* not NULL while a stage is captured to time its kernels */
     uint64_t weight_bytes, cache_bytes, scratch_bytes;
 };
 
@@ -163,6 +192,22 @@ pi0_status prefix_enqueue(struct cuda_engine *c, const struct cu_key *k, struct 
 pi0_status denoise_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
 /* x [rows, W] before layer 0; o, if not NULL, becomes 0 in rows of padding. */
 pi0_status prefix_embed(struct cuda_engine *c, int rows, float *x, uint16_t *o,
+/* Any of the three. */
+pi0_status stage_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
+/* The same by its graph. */
+pi0_status stage_run(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
+struct cu_key prefix_key(const struct batch *in);
+
+/* time.c: pi0_engine_time_kernel. The stages say whose launches follow, and what these do beside the
+ * op's own arithmetic; nothing happens unless kernels are timed. */
+pi0_status cuda_time_kernel(void *self, const struct batch *last, int i,
+                            struct pi0_kernel_time *out, struct pi0_error *err);
+void cu_marked(struct cuda_engine *c, enum cu_op op, const char *also);
+static inline void cu_mark(struct cuda_engine *c, enum cu_op op, const char *also)
+{
+    if (c->marks)
+        cu_marked(c, op, also);
+}
                         struct pi0_error *err);
 /* Suffix embeddings of step `step` from actions [B, H, A] on the device into b.sx, in the row order
  * above; with_state: state rows too. */
