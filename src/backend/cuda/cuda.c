@@ -47,9 +47,74 @@ pi0_status cu_qkv(struct cuda_engine *c, struct cu_gemm g, int kv, struct pi0_er
     return PI0_OK;
 }
 
-cudaError_t cu_attend(enum cu_attn_kernel k, const struct cu_attn *a, cudaStream_t s)
+/* ---------------------------------------------------------------- attention by plain products */
+
+/* Rows of q (of a head where heads side by side have keys of their own) and keys of one matrix of
+ * scores; columns on a multiple of 8, as the library's fast products want them. */
+static struct cu_softmax plain_shape(const struct cu_attn *a)
 {
-    return k == CU_ATTN_KERNEL_MMA ? cu_attn_mma(a, s) : cu_attn_any(a, s);
+    struct cu_softmax s = { .mode = a->mode, .heads = a->heads, .scale = a->scale };
+    s.n_keys = a->mode == CU_ATTN_SUFFIX                              ? a->max_keys
+               : a->mode == CU_ATTN_PREFIX && a->tokens > a->max_keys ? a->max_keys
+                                                                      : a->tokens;
+    s.rows = (a->mode == CU_ATTN_SUFFIX ? a->horizon + a->query_state : a->tokens) * a->heads;
+    s.ld = (s.n_keys + 7) / 8 * 8;
+    s.sample = a->samples;
+    s.horizon = a->horizon;
+    s.n_state = a->n_state;
+    return s;
+}
+
+/* One sample, or one image: scores = q · kᵀ, softmax, o = weights · v. In prefix and suffix a row is
+ * a (token, head) and all share their keys; in vision the heads are products side by side. */
+static pi0_status plain_one(struct cuda_engine *c, const struct cu_attn *a, struct pi0_error *err)
+{
+    struct cu_softmax s = plain_shape(a);
+    int heads = a->mode == CU_ATTN_VISION ? a->heads : 1, m = s.rows / heads, E = a->head_dim;
+    struct cu_gemm g = cu_product(m, s.n_keys, E, a->q, a->k, c->b.scores);
+    g.ldy = s.ld;
+    g.ldx = heads > 1 ? a->ldq : E;
+    g.ldw = a->ldk;
+    g.batch = heads;
+    g.step_x = g.step_w = E;
+    g.step_y = (int64_t)m * s.ld;
+    TRY(cu_matmul(c, g, err));
+    s.scores = c->b.scores;
+    s.weights = c->b.weights;
+    CU_TRY(cu_softmax(&s, c->dev.stream), err);
+    struct cu_gemm o = cu_bf16(cu_product(m, E, s.n_keys, c->b.weights, a->v, a->o));
+    o.ldx = s.ld;
+    o.ldw = a->ldk;
+    o.w_kn = 1;
+    o.ldy = heads > 1 ? a->heads * E : E;
+    o.batch = heads;
+    o.step_x = (int64_t)m * s.ld;
+    o.step_w = o.step_y = E;
+    return cu_matmul(c, o, err);
+}
+
+static pi0_status attend_plain(struct cuda_engine *c, const struct cu_attn *a,
+                               struct pi0_error *err)
+{
+    struct cu_attn one = *a;
+    for (int i = 0; i < a->n; i++) { /* prefix and suffix: n is 1 (open_sizes) */
+        TRY(plain_one(c, &one, err));
+        one.q += (size_t)a->tokens * (size_t)a->ldq;
+        one.k += (size_t)a->tokens * (size_t)a->ldk;
+        one.v += (size_t)a->tokens * (size_t)a->ldk;
+        one.o += (size_t)a->tokens * (size_t)(a->heads * a->head_dim);
+    }
+    return PI0_OK;
+}
+
+pi0_status cu_attend(struct cuda_engine *c, enum cu_attn_kernel k, const struct cu_attn *a,
+                     struct pi0_error *err)
+{
+    if (k == CU_ATTN_KERNEL_PLAIN)
+        return attend_plain(c, a, err);
+    CU_TRY(k == CU_ATTN_KERNEL_MMA ? cu_attn_mma(a, c->dev.stream) : cu_attn_any(a, c->dev.stream),
+           err);
+    return PI0_OK;
 }
 
 /* ---------------------------------------------------------------- memory */
@@ -91,6 +156,14 @@ static void carve_kept(struct cuda_engine *c, int record)
     b->rec_x = record ? dev_take(a, (steps + 1) * n, sizeof *b->rec_x) : NULL;
     b->rec_v = record ? dev_take(a, (steps + 1) * n, sizeof *b->rec_v) : NULL;
     b->workspace = dev_take(a, GEMM_LT_WORKSPACE, 1);
+    if (c->without & PI0_WITHOUT_FUSED_ATTENTION) { /* one sample, or one image */
+        size_t T = (size_t)p->tokens_per_camera, K = ((size_t)p->max_keys + 7) / 8 * 8;
+        size_t rows = (size_t)(c->rows_max + d->action_horizon + 1) * (size_t)d->heads;
+        size_t vision = T * (size_t)d->vision_heads * ((T + 7) / 8 * 8);
+        size_t most = rows * K > vision ? rows * K : vision;
+        b->scores = dev_take(a, most, sizeof *b->scores);
+        b->weights = dev_take(a, most, sizeof *b->weights);
+    }
     for (int i = 0; i < c->n_tables; i++) {
         struct cu_tables *t = &c->tables[i];
         t->emb = dev_take(a, steps * W, sizeof *t->emb);
@@ -209,7 +282,13 @@ static pi0_status open_sizes(struct cuda_engine *c, struct pi0_error *err)
                                          .n_tokens = d->action_horizon,
                                          .max_keys = p->max_prefix + p->n_state,
                                          .pi05 = d->variant == PI0_VARIANT_PI05 };
-    unsigned no_loop = PI0_WITHOUT_LOOP_KERNEL | PI0_WITHOUT_OWN_KERNELS | PI0_WITHOUT_STATE_REUSE;
+    if (c->without & PI0_WITHOUT_FUSED_ATTENTION && p->max_batch > 1)
+        return pi0_fail(
+            err, PI0_E_UNSUPPORTED,
+            "cuda: attention that is not fused takes one sample a call, max_batch is %d",
+            p->max_batch);
+    unsigned no_loop = PI0_WITHOUT_FUSED_ATTENTION | PI0_WITHOUT_LOOP_KERNEL |
+                       PI0_WITHOUT_OWN_KERNELS | PI0_WITHOUT_STATE_REUSE;
     c->has_loop =
         !(c->without & no_loop) && dn90_supported(c->dev.cc, c->dev.n_sm, &c->loop_shape, 1);
     return PI0_OK;
@@ -261,6 +340,9 @@ static pi0_status cuda_open(void **self, const pi0_model *m, const struct plan *
     if (c->without & PI0_WITHOUT_OWN_KERNELS)
         choose.cc = 80; /* the portable path, on any card */
     cu_select(&c->choice, &choose, p);
+    if (c->without & PI0_WITHOUT_FUSED_ATTENTION)
+        c->choice.attn_vision = c->choice.attn_prefix = c->choice.attn_suffix =
+            CU_ATTN_KERNEL_PLAIN;
     TRY(open_sizes(c, err));
     carve(c, cfg->record_steps);
     TRY(dev_arena_alloc(&c->mem, "K/V cache and activations", err));
@@ -749,10 +831,10 @@ static int cuda_kernel(void *self, int i, struct pi0_kernel_choice *out)
 
 const struct backend backend_cuda = {
     .name = "cuda",
-    .measure_without = PI0_WITHOUT_GRAPH | PI0_WITHOUT_FUSED_PROJECTIONS |
-                       PI0_WITHOUT_CAMERA_BATCHING | PI0_WITHOUT_OWN_KERNELS |
-                       PI0_WITHOUT_FOLDED_TABLES | PI0_WITHOUT_STATE_REUSE |
-                       PI0_WITHOUT_LOOP_KERNEL | PI0_WITHOUT_DEPENDENT_LAUNCH,
+    .measure_without =
+        PI0_WITHOUT_GRAPH | PI0_WITHOUT_FUSED_ATTENTION | PI0_WITHOUT_FUSED_PROJECTIONS |
+        PI0_WITHOUT_CAMERA_BATCHING | PI0_WITHOUT_OWN_KERNELS | PI0_WITHOUT_FOLDED_TABLES |
+        PI0_WITHOUT_STATE_REUSE | PI0_WITHOUT_LOOP_KERNEL | PI0_WITHOUT_DEPENDENT_LAUNCH,
     .probe = cuda_probe,
     .open = cuda_open,
     .close = cuda_close,
@@ -763,5 +845,5 @@ const struct backend backend_cuda = {
     .timing = cuda_timing,
     .info = cuda_info,
     .kernel = cuda_kernel,
-};
     .time_kernel = cuda_time_kernel,
+};

@@ -122,8 +122,7 @@ static pi0_status suffix_attention(struct cuda_engine *c, const struct pass *p, 
                          .part_o = b->part_o,
                          .part_ml = b->part_ml,
                          .smem_limit = c->dev.smem_limit };
-    CU_TRY(cu_attend(c->choice.attn_suffix, &a, c->dev.stream), err);
-    return PI0_OK;
+    return cu_attend(c, c->choice.attn_suffix, &a, err);
 }
 
 /* Into the residual stream; π0.5: beside it, for its gate comes first. */
@@ -139,21 +138,21 @@ static pi0_status suffix_layer(struct cuda_engine *c, const struct pass *p, int 
     const struct pi0_dims *d = &c->plan.dims;
     const struct cu_buffers *b = &c->b;
     const struct cu_layer *w = &c->w.expert[l];
-    cu_mark(c, CU_OP_SUFFIX_NORM, is_pi05(c) && l ? "gate, residual" : "");
     int W = d->expert_width, F = d->expert_mlp_dim, Q = c->plan.q_dim, N = p->rows;
-    cu_mark(c, CU_OP_SUFFIX_QKV, "");
+    cu_mark(c, CU_OP_SUFFIX_NORM, is_pi05(c) && l ? "gate, residual" : "");
     TRY(suffix_norm(c, p, 2 * l, w->n1, err));
+    cu_mark(c, CU_OP_SUFFIX_QKV, "");
     TRY(cu_qkv(c, cu_product(N, Q + 2 * d->head_dim, W, b->sh, w->wqkv, b->sqkv), d->head_dim,
                err));
-    cu_mark(c, CU_OP_SUFFIX_O, is_pi05(c) ? "" : "residual");
     TRY(suffix_attention(c, p, l, err));
-    cu_mark(c, CU_OP_SUFFIX_NORM, is_pi05(c) ? "gate, residual" : "");
+    cu_mark(c, CU_OP_SUFFIX_O, is_pi05(c) ? "" : "residual");
     TRY(cu_matmul(c, onto_residual(c, cu_product(N, W, Q, b->so, w->wo, NULL)), err));
-    cu_mark(c, CU_OP_SUFFIX_GATE_UP, "GeGLU");
+    cu_mark(c, CU_OP_SUFFIX_NORM, is_pi05(c) ? "gate, residual" : "");
     TRY(suffix_norm(c, p, 2 * l + 1, w->n2, err));
+    cu_mark(c, CU_OP_SUFFIX_GATE_UP, "GeGLU");
     TRY(cu_matmul(c, cu_bf16(cu_product(N, 2 * F, W, b->sh, w->wgu, b->sgu)), err));
-    cu_mark(c, CU_OP_SUFFIX_DOWN, is_pi05(c) ? "" : "residual");
     CU_TRY(cu_geglu(b->sgu, b->sact, N, F, c->choice.glu_group_expert, c->dev.stream), err);
+    cu_mark(c, CU_OP_SUFFIX_DOWN, is_pi05(c) ? "" : "residual");
     return cu_matmul(c, onto_residual(c, cu_product(N, W, F, b->sact, w->wdown, NULL)), err);
 }
 
@@ -232,8 +231,8 @@ static pi0_status loop_sample(struct cuda_engine *c, const struct cu_key *k, int
 
 pi0_status denoise_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err)
 {
-        cu_mark(c, CU_OP_LOOP, "all layers and steps, heads, state token");
     if (k->loop) {
+        cu_mark(c, CU_OP_LOOP, "all layers and steps, heads, state token");
         for (int i = 0; i < k->batch; i++)
             TRY(loop_sample(c, k, i, err));
         return PI0_OK;
@@ -253,8 +252,8 @@ pi0_status denoise_enqueue(struct cuda_engine *c, const struct cu_key *k, struct
                           .rows = k->batch * (d->action_horizon + with_state) };
         TRY(suffix_embed(c, k, step, c->b.actions, with_state, err));
         for (int l = 0; l < d->depth; l++)
-        cu_mark(c, CU_OP_REST, "");
             TRY(suffix_layer(c, &p, l, err));
+        cu_mark(c, CU_OP_REST, "");
         TRY(velocity(c, &p, err));
     }
     return PI0_OK;

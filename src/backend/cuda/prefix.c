@@ -103,8 +103,7 @@ static pi0_status prefix_attention(struct cuda_engine *c, int l, const struct cu
                          .max_keys = c->plan.max_keys,
                          .n_splits = 1,
                          .smem_limit = c->dev.smem_limit };
-    CU_TRY(cu_attend(c->choice.attn_prefix, &a, c->dev.stream), err);
-    return PI0_OK;
+    return cu_attend(c, c->choice.attn_prefix, &a, err);
 }
 
 /* gelu(gate)·up of n rows of h into act. */
@@ -134,10 +133,10 @@ static pi0_status prefix_mlp(struct cuda_engine *c, const struct cu_layer *w, in
     int W = c->plan.dims.vlm_width, F = c->plan.dims.vlm_mlp_dim;
     for (int r = 0; r < rows; r += c->mlp_rows) {
         int n = rows - r < c->mlp_rows ? rows - r : c->mlp_rows;
-        cu_mark(c, CU_OP_PREFIX_GATE_UP, "GeGLU");
         size_t at = (size_t)r * (size_t)W;
-        cu_mark(c, CU_OP_PREFIX_DOWN, "residual");
+        cu_mark(c, CU_OP_PREFIX_GATE_UP, "GeGLU");
         TRY(prefix_gate_up(c, w->wgu, b->h + at, n, err));
+        cu_mark(c, CU_OP_PREFIX_DOWN, "residual");
         TRY(cu_matmul(c, cu_add(cu_product(n, W, F, b->act, w->wdown, b->x + at)), err));
     }
     return PI0_OK;
@@ -150,12 +149,12 @@ pi0_status prefix_enqueue(struct cuda_engine *c, const struct cu_key *k, struct 
     TRY(prefix_embed(c, rows, c->b.x, c->b.o, err));
     for (int l = 0; l < d->depth - 1; l++) {
         const struct cu_layer *w = &c->w.vlm[l];
-        cu_mark(c, CU_OP_PREFIX_ATTENTION, "");
         TRY(prefix_qkv(c, l, d->heads, rows, err));
-        cu_mark(c, CU_OP_PREFIX_O, "residual");
+        cu_mark(c, CU_OP_PREFIX_ATTENTION, "");
         TRY(prefix_attention(c, l, k, err));
-        cu_mark(c, CU_OP_PREFIX_NORM, "");
+        cu_mark(c, CU_OP_PREFIX_O, "residual");
         TRY(cu_matmul(c, cu_add(cu_product(rows, W, c->plan.q_dim, c->b.o, w->wo, c->b.x)), err));
+        cu_mark(c, CU_OP_PREFIX_NORM, "");
         TRY(prefix_norm(c, w->n2, rows, err));
         TRY(prefix_mlp(c, w, rows, err));
     }

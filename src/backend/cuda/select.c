@@ -6,9 +6,10 @@ static int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 const char *cu_attn_kernel_name(enum cu_attn_kernel k)
 {
-    return k == CU_ATTN_KERNEL_SM90  ? "attn_bf16_sm90"
-           : k == CU_ATTN_KERNEL_MMA ? "attn_bf16_sm80"
-                                     : "attn_bf16_any";
+    return k == CU_ATTN_KERNEL_SM90    ? "attn_bf16_sm90"
+           : k == CU_ATTN_KERNEL_MMA   ? "attn_bf16_sm80"
+           : k == CU_ATTN_KERNEL_PLAIN ? "attn_plain"
+                                       : "attn_bf16_any";
 }
 
 int cu_glu_group(int n) { return n % 8 == 0 ? 8 : n; }

@@ -7,9 +7,10 @@
 #include "model/plan.h"
 
 enum cu_attn_kernel {
-    CU_ATTN_KERNEL_MMA = 0, /* attn_sm80.cu, mma.sync */
-    CU_ATTN_KERNEL_ANY = 1, /* attn_sm80.cu, plain loops: a head size without mma code */
-    CU_ATTN_KERNEL_SM90 = 2 /* wgmma, Hopper: attn_sm90.cu (prefix), attn_vision_sm90.cu */
+    CU_ATTN_KERNEL_MMA = 0,   /* attn_sm80.cu, mma.sync */
+    CU_ATTN_KERNEL_ANY = 1,   /* attn_sm80.cu, plain loops: a head size without mma code */
+    CU_ATTN_KERNEL_PLAIN = 3, /* scores and weights in memory, cuBLASLt: for measurement alone */
+    CU_ATTN_KERNEL_SM90 = 2   /* wgmma, Hopper: attn_sm90.cu (prefix), attn_vision_sm90.cu */
 };
 const char *cu_attn_kernel_name(enum cu_attn_kernel k);
 

@@ -91,7 +91,9 @@ struct cu_buffers {
     float *actions;  /* [B, H, A] */
     /* x before and v of each step, at rec_at(). NULL: not kept */
     float *rec_x, *rec_v;
-    void *workspace; /* gemm_lt */
+    void *workspace;   /* gemm_lt */
+    float *scores;     /* attention by plain products: [scores_max], else NULL */
+    uint16_t *weights; /* the same in bf16 */
     /* vision */
     uint16_t *patches, *vh, *vqkv, *vo, *vmlp;
     float *vx, *vparts; /* vparts: vision_sm90.h, struct vis90_parts */
@@ -106,8 +108,6 @@ struct cu_buffers {
     void *loop_ws;
 };
 
-enum cu_stage { CU_STAGE_VISION = 0, CU_STAGE_PREFIX, CU_STAGE_DENOISE };
-/* The bucket a graph was captured for. Unused fields are 0. */
 /* Whose launches follow, as time.c's table names them. */
 enum cu_op {
     CU_OP_REST = 0, /* timed with the stage alone */
@@ -136,6 +136,8 @@ enum cu_op {
 };
 struct cu_marks; /* time.c */
 
+enum cu_stage { CU_STAGE_VISION = 0, CU_STAGE_PREFIX, CU_STAGE_DENOISE };
+/* The bucket a graph was captured for. Unused fields are 0. */
 struct cu_key {
     enum cu_stage stage;
     int batch, images, rows, sample_rows, n_steps, table, splits;
@@ -190,8 +192,6 @@ pi0_status upload_tables(struct cuda_engine *c, int n_steps, int *index, struct 
 pi0_status vision_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
 pi0_status prefix_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
 pi0_status denoise_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
-/* x [rows, W] before layer 0; o, if not NULL, becomes 0 in rows of padding. */
-pi0_status prefix_embed(struct cuda_engine *c, int rows, float *x, uint16_t *o,
 /* Any of the three. */
 pi0_status stage_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
 /* The same by its graph. */
@@ -208,6 +208,8 @@ static inline void cu_mark(struct cuda_engine *c, enum cu_op op, const char *als
     if (c->marks)
         cu_marked(c, op, also);
 }
+/* x [rows, W] before layer 0; o, if not NULL, becomes 0 in rows of padding. */
+pi0_status prefix_embed(struct cuda_engine *c, int rows, float *x, uint16_t *o,
                         struct pi0_error *err);
 /* Suffix embeddings of step `step` from actions [B, H, A] on the device into b.sx, in the row order
  * above; with_state: state rows too. */
@@ -258,7 +260,9 @@ static inline struct cu_gemm cu_scaled(struct cu_gemm g, float alpha)
     return g;
 }
 
-cudaError_t cu_attend(enum cu_attn_kernel k, const struct cu_attn *a, cudaStream_t s);
+/* Attention by the portable kernels, or by plain products. */
+pi0_status cu_attend(struct cuda_engine *c, enum cu_attn_kernel k, const struct cu_attn *a,
+                     struct pi0_error *err);
 
 /* K or V cache of a layer. */
 static inline size_t cache_layer(const struct cuda_engine *c, int layer)

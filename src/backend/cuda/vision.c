@@ -38,8 +38,7 @@ static pi0_status vision_attention(struct cuda_engine *c, int images, int pdl,
                          .tokens = c->plan.tokens_per_camera,
                          .n_splits = 1,
                          .smem_limit = c->dev.smem_limit };
-    CU_TRY(cu_attend(c->choice.attn_vision, &a, c->dev.stream), err);
-    return PI0_OK;
+    return cu_attend(c, c->choice.attn_vision, &a, err);
 }
 
 static pi0_status plain_layers(struct cuda_engine *c, int images, int M, struct pi0_error *err)
@@ -49,21 +48,21 @@ static pi0_status plain_layers(struct cuda_engine *c, int images, int M, struct 
     cudaStream_t s = c->dev.stream;
     int D = d->vision_width, F = d->vision_mlp_dim;
     for (int l = 0; l < d->vision_depth; l++) {
-        cu_mark(c, CU_OP_VISION_NORM, "");
         const struct cu_vision_layer *w = &c->w.vision[l];
-        cu_mark(c, CU_OP_VISION_QKV, "bias");
+        cu_mark(c, CU_OP_VISION_NORM, "");
         CU_TRY(cu_layernorm(b->vx, w->ln1_g, w->ln1_b, b->vh, M, D, s), err);
+        cu_mark(c, CU_OP_VISION_QKV, "bias");
         TRY(cu_qkv(c, cu_bias(cu_bf16(cu_product(M, 3 * D, D, b->vh, w->wqkv, b->vqkv)), w->bqkv),
                    D, err));
-        cu_mark(c, CU_OP_VISION_O, "bias, residual");
         TRY(vision_attention(c, images, 0, err));
-        cu_mark(c, CU_OP_VISION_NORM, "");
+        cu_mark(c, CU_OP_VISION_O, "bias, residual");
         TRY(cu_matmul(c, cu_bias(cu_add(cu_product(M, D, D, b->vo, w->wo, b->vx)), w->bo), err));
-        cu_mark(c, CU_OP_VISION_FC1, "bias, GELU");
+        cu_mark(c, CU_OP_VISION_NORM, "");
         CU_TRY(cu_layernorm(b->vx, w->ln2_g, w->ln2_b, b->vh, M, D, s), err);
+        cu_mark(c, CU_OP_VISION_FC1, "bias, GELU");
         TRY(cu_matmul(
-        cu_mark(c, CU_OP_VISION_FC2, "bias, residual");
             c, cu_gelu(cu_bias(cu_bf16(cu_product(M, F, D, b->vh, w->w1, b->vmlp)), w->b1)), err));
+        cu_mark(c, CU_OP_VISION_FC2, "bias, residual");
         TRY(cu_matmul(c, cu_bias(cu_add(cu_product(M, D, F, b->vmlp, w->w2, b->vx)), w->b2), err));
     }
     return PI0_OK;
@@ -132,20 +131,20 @@ static pi0_status fused_layers(struct cuda_engine *c, int images, int M, struct 
     for (int l = 0; l < L; l++) {
         const struct cu_vision_layer *w = &c->w.vision[l], *after = w + 1;
         struct vis90_gemm qkv =
-        cu_mark(c, CU_OP_VISION_QKV, "LayerNorm, bias");
             fused_norm(c, VIS90_NORM, M, 3 * D, parts, w->qkv_g, w->qkv_b, b->vqkv);
+        cu_mark(c, CU_OP_VISION_QKV, "LayerNorm, bias");
         TRY(fused_run(c, &qkv, b->vh, w->wqkv, err));
         TRY(vision_attention(c, images, 1, err));
-        cu_mark(c, CU_OP_VISION_O, "bias, residual, sums of the next norm");
         struct vis90_gemm o = fused_add(c, M, D, w->bo, w->ln2_g);
+        cu_mark(c, CU_OP_VISION_O, "bias, residual, sums of the next norm");
         TRY(fused_run(c, &o, b->vo, w->wo, err));
         struct vis90_gemm fc1 =
-        cu_mark(c, CU_OP_VISION_FC1, "LayerNorm, bias, GELU");
             fused_norm(c, VIS90_GELU, M, F, o.parts, w->fc1_g, w->fc1_b, b->vmlp);
+        cu_mark(c, CU_OP_VISION_FC1, "LayerNorm, bias, GELU");
         TRY(fused_run(c, &fc1, b->vh, w->w1, err));
         int last = l == L - 1;
-        cu_mark(c, CU_OP_VISION_FC2, "bias, residual, sums of the next norm");
         struct vis90_gemm fc2 = fused_add(c, M, F, w->b2, last ? c->w.post_g : after->ln1_g);
+        cu_mark(c, CU_OP_VISION_FC2, "bias, residual, sums of the next norm");
         TRY(fused_run(c, &fc2, b->vmlp, w->w2, err));
         parts = fc2.parts;
     }
@@ -173,8 +172,8 @@ pi0_status vision_enqueue(struct cuda_engine *c, const struct cu_key *k, struct 
                             2.0f / 255.0f),
                   err));
     TRY(c->choice.vision_sm90 && M <= CU_VISION_FUSED_ROWS ? fused_layers(c, k->images, M, err)
-    cu_mark(c, CU_OP_REST, "");
                                                            : plain_layers(c, k->images, M, err));
+    cu_mark(c, CU_OP_REST, "");
     CU_TRY(cu_layernorm(b->vx, c->w.post_g, c->w.post_b, b->vh, M, D, s), err);
     return cu_matmul(
         c, cu_bias(cu_product(M, d->vlm_width, D, b->vh, c->w.proj_w, b->features), c->w.proj_b),

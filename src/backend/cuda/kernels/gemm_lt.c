@@ -21,6 +21,8 @@
 struct entry {
     enum cu_gemm_type type;
     int m, n, k, pick, beta, bias, act, ldy;
+    int ldx, ldw, w_kn, batch;
+    int64_t step_x, step_w, step_y;
     int found;    /* candidates */
     int epilogue; /* 0: bias and activation come after */
     cublasLtMatmulAlgo_t algo;
@@ -40,6 +42,8 @@ struct gemm_lt {
                                size_t);
     cublasStatus_t (*layout_create)(cublasLtMatrixLayout_t *, cudaDataType, uint64_t, uint64_t,
                                     int64_t);
+    cublasStatus_t (*layout_set)(cublasLtMatrixLayout_t, cublasLtMatrixLayoutAttribute_t,
+                                 const void *, size_t);
     cublasStatus_t (*layout_destroy)(cublasLtMatrixLayout_t);
     cublasStatus_t (*pref_create)(cublasLtMatmulPreference_t *);
     cublasStatus_t (*pref_destroy)(cublasLtMatmulPreference_t);
@@ -79,6 +83,7 @@ static int lookup_all(struct gemm_lt *g)
            LOOKUP(g, desc_destroy, "cublasLtMatmulDescDestroy") &&
            LOOKUP(g, desc_set, "cublasLtMatmulDescSetAttribute") &&
            LOOKUP(g, layout_create, "cublasLtMatrixLayoutCreate") &&
+           LOOKUP(g, layout_set, "cublasLtMatrixLayoutSetAttribute") &&
            LOOKUP(g, layout_destroy, "cublasLtMatrixLayoutDestroy") &&
            LOOKUP(g, pref_create, "cublasLtMatmulPreferenceCreate") &&
            LOOKUP(g, pref_destroy, "cublasLtMatmulPreferenceDestroy") &&
@@ -144,12 +149,22 @@ static void ops_free(struct gemm_lt *g, struct ops *o)
         (void)g->pref_destroy(o->pref);
 }
 
+/* Products side by side: how many, and how far apart this matrix's are. */
+static cublasStatus_t side_by_side(struct gemm_lt *g, cublasLtMatrixLayout_t l, int32_t batch,
+                                   int64_t step)
+{
+    cublasStatus_t s = g->layout_set(l, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof batch);
+    if (!s)
+        s = g->layout_set(l, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof step);
+    return s;
+}
+
 static cublasStatus_t ops_make(struct gemm_lt *g, const struct cu_gemm *p, int with_epilogue,
                                struct ops *o)
 {
     cudaDataType_t in = p->type == CU_GEMM_F32 ? CUDA_R_32F : CUDA_R_16BF;
     cudaDataType_t out = p->type == CU_GEMM_BF16_BF16 ? CUDA_R_16BF : CUDA_R_32F;
-    cublasOperation_t t = CUBLAS_OP_T;
+    cublasOperation_t t = p->w_kn ? CUBLAS_OP_N : CUBLAS_OP_T;
     cublasStatus_t s = g->desc_create(&o->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
     if (!s)
         s = g->desc_set(o->desc, CUBLASLT_MATMUL_DESC_TRANSA, &t, sizeof t);
@@ -166,12 +181,20 @@ static cublasStatus_t ops_make(struct gemm_lt *g, const struct cu_gemm *p, int w
                             sizeof bias_type);
     }
     uint64_t m = (uint64_t)p->m, n = (uint64_t)p->n, k = (uint64_t)p->k;
+    uint64_t rows = p->w_kn ? n : k, columns = p->w_kn ? k : n;
     if (!s)
-        s = g->layout_create(&o->a, in, k, n, (int64_t)k);
+        s = g->layout_create(&o->a, in, rows, columns, p->ldw ? p->ldw : (int64_t)rows);
     if (!s)
-        s = g->layout_create(&o->b, in, k, m, (int64_t)k);
+        s = g->layout_create(&o->b, in, k, m, p->ldx ? p->ldx : (int64_t)k);
     if (!s)
         s = g->layout_create(&o->d, out, n, m, p->ldy ? p->ldy : (int64_t)n);
+    if (!s && p->batch > 1) {
+        s = side_by_side(g, o->a, p->batch, p->step_w);
+        if (!s)
+            s = side_by_side(g, o->b, p->batch, p->step_x);
+        if (!s)
+            s = side_by_side(g, o->d, p->batch, p->step_y);
+    }
     return s;
 }
 
@@ -200,7 +223,9 @@ static struct entry *find(struct gemm_lt *g, const struct cu_gemm *p)
         struct entry *e = &g->cache[i];
         if (e->m == p->m && e->n == p->n && e->k == p->k && e->type == p->type &&
             e->pick == p->pick && e->beta == beta && e->bias == bias && e->act == (int)p->act &&
-            e->ldy == p->ldy)
+            e->ldy == p->ldy && e->ldx == p->ldx && e->ldw == p->ldw && e->w_kn == p->w_kn &&
+            e->batch == p->batch && e->step_x == p->step_x && e->step_w == p->step_w &&
+            e->step_y == p->step_y)
             return e;
     }
     return NULL;
@@ -222,7 +247,14 @@ static struct entry *entry_of(struct gemm_lt *g, const struct cu_gemm *p, pi0_st
                           .beta = p->beta != 0.f,
                           .bias = p->bias != NULL,
                           .act = (int)p->act,
-                          .ldy = p->ldy };
+                          .ldy = p->ldy,
+                          .ldx = p->ldx,
+                          .ldw = p->ldw,
+                          .w_kn = p->w_kn,
+                          .batch = p->batch,
+                          .step_x = p->step_x,
+                          .step_w = p->step_w,
+                          .step_y = p->step_y };
     for (int with = 1; with >= 0 && made.found == 0; with--) {
         cublasLtMatmulHeuristicResult_t res[GEMM_LT_CANDIDATES];
         struct ops o = { 0 };

@@ -127,6 +127,20 @@ cudaError_t cu_attn_mma_prepare(int head_dim, int smem_limit);
 /* 1 if cu_attn_mma has code for this head size. */
 int cu_attn_mma_has(enum cu_attn_mode mode, int head_dim);
 
+/* ---- attn_plain.cu ---- */
+/* Weights of attention from its scores, rows (query, head) of `ld` columns: softmax of scale · score
+ * over the keys that the row sees (struct cu_attn), 0 elsewhere, and in rows of padding. */
+struct cu_softmax {
+    enum cu_attn_mode mode;
+    const float *scores; /* [rows, ld] */
+    uint16_t *weights;   /* out bf16 [rows, ld] */
+    int rows, n_keys, ld, heads;
+    float scale;
+    const struct cu_sample *sample; /* on the device; prefix, suffix */
+    int horizon, n_state;           /* suffix; rows past the horizon are the state's */
+};
+cudaError_t cu_softmax(const struct cu_softmax *a, cudaStream_t s);
+
 /* ---- denoise.cu ---- */
 /* y[s, n] = act(Σ_k w[n, k0 + k] · x[s, k] + bias[n]), float32; w float32 or bf16 [N, ldw]. Tables
  * and small projections; one warp a column n, all rows s. */
@@ -177,6 +191,10 @@ struct cu_gemm {
     enum cu_act act;   /* NONE or GELU */
     int pick;          /* which of cuBLASLt's candidates, best guess first (select.c) */
     int ldy;           /* values from one row of y to the next; 0: n */
+    int ldx, ldw;      /* the same of x and w; 0: k */
+    int w_kn;          /* 1: w is [K, N], ldw 0: n */
+    int batch;         /* products side by side; 0: one */
+    int64_t step_x, step_w, step_y; /* values from one of them to the next */
 };
 
 /* ---- weights.cu ---- */
