@@ -133,9 +133,7 @@ static void show(const struct result *r, const struct session *s)
     fflush(stdout);
 }
 
-/* The row of a result; driver, clocks, temperature and throttling seen while it ran included. */
-static json_t *row(const struct result *r, const struct session *s, const struct args *a,
-                   const struct power *power, const struct power_reading *seen)
+json_t *bench_row_head(const struct session *s, const struct workload *w, int batch, int steps)
 {
     const struct pi0_engine_info *e = &s->engine_info;
     char date[32];
@@ -143,20 +141,29 @@ static json_t *row(const struct result *r, const struct session *s, const struct
     struct tm utc;
     gmtime_r(&now, &utc);
     strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", &utc);
-    double flops = 0, bytes = 0;
-    for (int g = 0; g < PI0_N_STAGES; g++) {
-        flops += r->work[g].flops;
-        bytes += r->work[g].weight_bytes + r->work[g].activation_bytes;
-    }
     json_t *o = json_object();
     json_object_set_new(o, "date", json_string(date));
     json_object_set_new(o, "commit", json_string(PI0_COMMIT));
     json_object_set_new(o, "device", json_string(e->device));
     json_object_set_new(o, "backend", json_string(e->backend));
     json_object_set_new(o, "threads", json_integer(e->n_threads));
-    json_object_set_new(o, "workload", json_string(r->w->name));
-    json_object_set_new(o, "batch", json_integer(r->batch));
-    json_object_set_new(o, "steps", json_integer(r->steps));
+    json_object_set_new(o, "workload", json_string(w->name));
+    json_object_set_new(o, "batch", json_integer(batch));
+    json_object_set_new(o, "steps", json_integer(steps));
+    return o;
+}
+
+/* The row of a result; driver, clocks, temperature and throttling seen while it ran included. */
+static json_t *row(const struct result *r, const struct session *s, const struct args *a,
+                   const struct power *power, const struct power_reading *seen)
+{
+    const struct pi0_engine_info *e = &s->engine_info;
+    double flops = 0, bytes = 0;
+    for (int g = 0; g < PI0_N_STAGES; g++) {
+        flops += r->work[g].flops;
+        bytes += r->work[g].weight_bytes + r->work[g].activation_bytes;
+    }
+    json_t *o = bench_row_head(s, r->w, r->batch, r->steps);
     json_object_set_new(o, "n", json_integer(r->n));
     json_object_set_new(o, "p50_ms", json_number(r->p50[WHOLE], 6));
     json_object_set_new(o, "p95_ms", json_number(r->p95[WHOLE], 6));
@@ -226,20 +233,22 @@ static int bench_batch(struct session *s, const struct workload *w, const struct
     if (!power)
         return fail("no memory for the readings beside the calls");
     int code = inputs_make(&p, w, d, &s->engine_info, batch);
+    json_t *o = NULL;
     power_begin(power, &window);
     if (!code)
-        code = measure(&r, s, &p, a);
+        code = a->kernels ? bench_kernels(s, w, &p, batch, r.steps, a, &o) : measure(&r, s, &p, a);
     power_end(power, &window, &seen);
     inputs_free(&p);
-    if (code) {
-        power_close(power);
-        return code;
-    }
-    json_t *o = row(&r, s, a, power, &seen);
+    if (!code && a->kernels)
+        kernels_finish(o, s, a, power, &seen);
+    else if (!code)
+        o = row(&r, s, a, power, &seen);
     power_close(power);
-    if (a->json)
+    if (!code && a->json)
         code = print_json(o, false);
-    else
+    else if (!code && a->kernels)
+        kernels_show(o);
+    else if (!code)
         show(&r, s);
     fflush(stdout);
     if (!code && a->append)
@@ -286,6 +295,8 @@ int cmd_bench(const struct args *a)
         return cmd_compare(a);
     if (a->preset && !a->model)
         return fail("--preset needs --model");
+    if (a->kernels && (a->report || a->n))
+        return fail("--kernels takes no --report and no --n: it has its own bursts");
     if (a->report)
         return cmd_report(a);
     if (a->append && (code = output_check("--append", a->append)))

@@ -22,6 +22,31 @@ int inputs_make(struct inputs *p, const struct workload *w, const struct pi0_dim
                 const struct pi0_engine_info *e, int batch);
 void inputs_free(struct inputs *p);
 
+struct power;
+struct power_reading;
+
+/* What the device could do at best, for floors. */
+struct ceilings {
+    double flops, bytes; /* a second; 0: not known */
+    char source[300];
+};
+/* By the options, the makers' data sheets or, on a CPU, a measurement; clock_mhz NaN: not known. */
+void ceilings_find(struct ceilings *c, const struct args *a, const struct pi0_engine_info *e,
+                   double clock_mhz);
+json_t *ceilings_json(const struct ceilings *c);
+/* Milliseconds at least; 0 where a ceiling is not known. */
+double ceilings_floor_ms(const struct ceilings *c, double flops, double bytes);
+
+/* Date, commit, device, workload and batch: what every kept row begins with. */
+json_t *bench_row_head(const struct session *s, const struct workload *w, int batch, int steps);
+/* kernels.c, `pi0 bench --kernels`: every kernel of a call by itself, beside the library's product.
+ * The row is measured, then finished with floors and conditions, then shown as a table. */
+int bench_kernels(const struct session *s, const struct workload *w, struct inputs *p, int batch,
+                  int steps, const struct args *a, json_t **row);
+void kernels_finish(json_t *row, const struct session *s, const struct args *a,
+                    const struct power *power, const struct power_reading *seen);
+void kernels_show(const json_t *row);
+
 enum { WHOLE, VISION, PREFIX, DENOISE, N_TIMES };
 
 /* One call on input `turn` mod N_ROTATED; milliseconds of the call and of its stages. */

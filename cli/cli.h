@@ -68,7 +68,7 @@ struct args {
     int n_batches;
     const char *append;
     const char *report, *compare, *compare_with, *sections;
-    int blocks;
+    int kernels, blocks;
     double load_seconds, block_seconds, peak_flops, peak_bytes;
     const char *command_line; /* as typed, shortened */
     const char *dims;

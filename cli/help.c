@@ -83,6 +83,8 @@ static const struct page pages[] = {
       "  pi0 bench tiny --n 200\n"
       "  pi0 bench pi0-532 --threads 8\n"
       "  pi0 bench pi0-532,pi0-788 --batch 1,2,4 --json --append bench/results/cpu.jsonl\n\n"
+      "  # every kernel by itself, beside the vendor's library and the floor\n"
+      "  pi0 bench pi0-788 --kernels --backend cuda\n\n"
       "  # tables and charts of this machine; two of them side by side\n"
       "  pi0 bench pi0-788,pi0-532 --report study\n"
       "  pi0 bench --compare before/report.json study/report.json" },

@@ -131,6 +131,9 @@ static const struct option options[] = {
       "calls before measuring (default 2)" },
     { "append", "FILE", 0, CMD_BENCH, TEXT, AT(append), 0, 0, NULL, "Measurement",
       "also append the JSON rows to this .jsonl file" },
+    { "kernels", NULL, 0, CMD_BENCH, FLAG, AT(kernels), 0, 0, NULL, "Measurement",
+      "every kernel of a call by itself: ours, the vendor\n"
+      "library's plain product of the same shape, the floor" },
     { "report", "DIR", 0, CMD_BENCH, TEXT, AT(report), 0, 0, NULL, "Report",
       "write report.json, report.md and SVG charts into DIR: latency\n"
       "beside its floor, batches, power, ladder, breakdown" },

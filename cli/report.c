@@ -117,9 +117,9 @@ static double flops_per_cycle(const char *isa)
                                         : 4;
 }
 
-static void ceilings_find(struct report *r, const struct pi0_engine_info *e, double clock_mhz)
+void ceilings_find(struct ceilings *c, const struct args *a, const struct pi0_engine_info *e,
+                   double clock_mhz)
 {
-    struct ceilings *c = &r->peak;
     char flops_from[120] = "", bytes_from[120] = "";
     for (size_t i = 0; i < sizeof known / sizeof known[0] && !c->flops; i++)
         if (strncmp(e->device, known[i].device, strlen(known[i].device)) == 0) {
@@ -137,12 +137,12 @@ static void ceilings_find(struct report *r, const struct pi0_engine_info *e, dou
                      e->n_threads, clock_mhz, flops_per_cycle(e->isa), e->isa);
         }
     }
-    if (r->a->peak_flops > 0) {
-        c->flops = r->a->peak_flops;
+    if (a->peak_flops > 0) {
+        c->flops = a->peak_flops;
         snprintf(flops_from, sizeof flops_from, "given");
     }
-    if (r->a->peak_bytes > 0) {
-        c->bytes = r->a->peak_bytes;
+    if (a->peak_bytes > 0) {
+        c->bytes = a->peak_bytes;
         snprintf(bytes_from, sizeof bytes_from, "given");
     }
     snprintf(c->source, sizeof c->source, "arithmetic: %s; memory: %s",
@@ -150,7 +150,14 @@ static void ceilings_find(struct report *r, const struct pi0_engine_info *e, dou
              bytes_from[0] ? bytes_from : "not known (--peak-bytes gives it)");
 }
 
-static json_t *ceilings_json(const struct ceilings *c)
+double ceilings_floor_ms(const struct ceilings *c, double flops, double bytes)
+{
+    if (!(c->flops > 0) || !(c->bytes > 0) || !(flops + bytes > 0))
+        return 0;
+    return fmax(flops / c->flops, bytes / c->bytes) * 1e3;
+}
+
+json_t *ceilings_json(const struct ceilings *c)
 {
     json_t *o = json_object();
     json_object_set_new(o, "flops_per_s", c->flops > 0 ? json_number(c->flops, 6) : json_null());
@@ -395,7 +402,7 @@ int cmd_report(const struct args *a)
         nanosleep(&pause, NULL);
         power_end(power, &w, &now);
         r.doc = doc;
-        ceilings_find(&r, &s.engine_info, now.clock_max);
+        ceilings_find(&r.peak, a, &s.engine_info, now.clock_max);
         json_object_set_new(doc, "machine", machine_json(&s, power));
         json_object_set_new(doc, "ceilings", ceilings_json(&r.peak));
         code = measure_all(&r, &s, power, doc, &chrome);

@@ -28,11 +28,6 @@ enum section {
     SECTION_ALL = 31
 };
 
-struct ceilings {
-    double flops, bytes; /* a second; 0: not known */
-    char source[300];
-};
-
 struct report {
     const struct args *a;
     const struct workload *list[MAX_WORKLOADS];

@@ -52,10 +52,11 @@ static void readable(char out[64], const char *name)
     const char *p = name;
     char best[64] = "";
     if (strncmp(p, "_Z", 2) == 0) {
+        bool nested = p[2] == 'N'; /* else what follows the name is its arguments */
         p += 2;
         while (*p == 'N' || *p == 'L' || *p == 'K')
             p++;
-        while (*p >= '1' && *p <= '9') {
+        for (int parts = 0; *p >= '1' && *p <= '9' && (nested || !parts); parts++) {
             char *end;
             long n = strtol(p, &end, 10);
             if ((size_t)n > strlen(end))
@@ -251,16 +252,9 @@ static int by_time(const void *a, const void *b)
     return (x < y) - (x > y);
 }
 
-static double floor_ms(const struct report *r, double flops, double bytes)
-{
-    if (!(r->peak.flops > 0) || !(r->peak.bytes > 0) || !(flops + bytes > 0))
-        return 0;
-    return fmax(flops / r->peak.flops, bytes / r->peak.bytes) * 1e3;
-}
-
 static void put_rates(json_t *o, const struct report *r, double ns, double flops, double bytes)
 {
-    double floor = floor_ms(r, flops, bytes);
+    double floor = ceilings_floor_ms(&r->peak, flops, bytes);
     bool known = flops + bytes > 0 && ns > 0;
     json_object_set_new(o, "flops", known ? json_number(flops, 6) : json_null());
     json_object_set_new(o, "bytes", known ? json_number(bytes, 6) : json_null());
