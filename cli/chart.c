@@ -114,8 +114,9 @@ static void ladder_row(struct svg *s, const struct axis *x, const json_t *row, d
     if (first)
         svg_text(s, axis_at(x, hi) + 6, y + 15, "start", 12, SVG_INK, "%s ms", label);
     else
-        svg_text(s, axis_at(x, hi) + 6, y + 15, "start", 12, SVG_INK, "%s ms (%+.2f, %.2f× in all)",
-                 label, ms - before, number_at(row, "speedup", 1));
+        svg_text(s, axis_at(x, hi) + 6, y + 15, "start", 12, SVG_INK,
+                 "%s ms (%s%.2f, %.2f× in all)", label, slower ? "+" : "−", fabs(ms - before),
+                 number_at(row, "speedup", 1));
     if (json_is_false(json_object_get(check, "pass")))
         svg_text(s, axis_at(x, 0) + 4, y + 15, "start", 12, SVG_VERMILION, "check FAILED");
 }

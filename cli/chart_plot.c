@@ -44,7 +44,7 @@ static double smallest(const double *v, int n)
     return least;
 }
 
-enum labels { NO_LABELS, LABELS_ABOVE, LABELS_BELOW };
+enum labels { NO_LABELS, LABELS_ABOVE, LABELS_BELOW, LABELS_RIGHT };
 
 static void curve(struct svg *s, const struct points *p, const struct axis *x, const struct axis *y,
                   const char *colour, enum labels labels)
@@ -59,7 +59,9 @@ static void curve(struct svg *s, const struct points *p, const struct axis *x, c
         char text[32];
         svg_circle(s, px[i], py[i], 4, colour, "stroke=\"#FFFFFF\" stroke-width=\"1\"");
         snprintf(text, sizeof text, "%.*f", p->y[i] < 10 ? 2 : p->y[i] < 100 ? 1 : 0, p->y[i]);
-        if (labels != NO_LABELS)
+        if (labels == LABELS_RIGHT)
+            svg_text(s, px[i] + 7, py[i] - 7, "start", 11, colour, "%s", text);
+        else if (labels != NO_LABELS)
             svg_text(s, px[i], py[i] + (labels == LABELS_ABOVE ? -9 : 18), "middle", 11, colour,
                      "%s", text);
     }
@@ -165,7 +167,7 @@ void chart_power(struct svg *s, const json_t *doc)
     if (limit > 0) {
         svg_line(s, 80, axis_at(&y, limit), 870, axis_at(&y, limit), SVG_VERMILION, 1.5,
                  "stroke-dasharray=\"6 4\"");
-        svg_text(s, 866, axis_at(&y, limit) - 6, "end", 11, SVG_VERMILION, "power limit %.0f W",
+        svg_text(s, 86, axis_at(&y, limit) - 6, "start", 11, SVG_VERMILION, "power limit %.0f W",
                  limit);
     }
     static double px[MAX_POINTS], py[MAX_POINTS];
@@ -210,7 +212,7 @@ void chart_load(struct svg *s, const json_t *doc)
     struct axis y2 = axis_linear(largest(total.y, total.n) * 1.1, bottom, top, "J per sample");
     svg_axis_x(s, &x2, top, bottom);
     svg_axis_y(s, &y2, 580, 980);
-    curve(s, &total, &x2, &y2, SVG_VERMILION, LABELS_ABOVE);
+    curve(s, &total, &x2, &y2, SVG_VERMILION, LABELS_RIGHT);
     curve(s, &net, &x2, &y2, SVG_GREEN, NO_LABELS);
     svg_key(s, svg_key(s, 600, 72, SVG_VERMILION, "total"), 72, SVG_GREEN, "above idle");
     svg_end(s);
@@ -306,7 +308,8 @@ void chart_roofline(struct svg *s, const json_t *doc)
     }
     char under[300], peak[32], stream[32];
     snprintf(under, sizeof under, "%s: stages (large) and kernels (small); %s",
-             text_at(first, "workload"), chart_device(doc));
+             text_at(first ? first : json_object_get(doc, "breakdown"), "workload"),
+             chart_device(doc));
     svg_begin(s, 1070, 560, "Roofline", under);
     struct axis x = axis_log(x_lo / 1.5, x_hi * 1.5, 90, 770, "FLOP per byte of memory traffic");
     struct axis y = axis_log(fmin(y_lo, flops / 30) / 2, flops * 1.6, 500, 84, "FLOP/s");

@@ -238,6 +238,8 @@ json_t *report_ladder(struct report *r)
     json_object_set_new(o, "rows", rows);
     json_array_append_new(rows, measure_rung(r, &l, "plain baseline"));
     for (int i = 0; i < N_RUNGS; i++) {
+        if (rungs[i].isa && r->on_gpu)
+            continue;
         char before[64];
         double last_ms = l.last_ms;
         snprintf(before, sizeof before, "%s", l.isa);

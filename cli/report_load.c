@@ -100,6 +100,7 @@ static json_t *idle_json(struct report *r, struct power *power, double *idle_w)
     struct power_reading idle;
     report_task(r, "idle");
     report_bar(r, 0, "");
+    sleep_until(now_ms() + fmin(r->load_seconds, 1) * 1e3); /* opening the engine dies away */
     power_begin(power, &window);
     sleep_until(now_ms() + r->load_seconds * 1e3);
     power_end(power, &window, &idle);
