@@ -78,12 +78,20 @@ check "float32 is refused" refused 'f32|float32|precision' run --backend cuda --
 check "a device that is not there" refused 'device' run --backend cuda --device 60
 check "a batch past what a grid takes" refused 'too many' "$pi0" bench --quiet pi0-799-h50 --backend cuda --batch 1024 --horizon 1024 --n 1 --warmup 0
 check "works after these" run --backend cuda
+# Every switch of the ladder, at full size on the kernels for this card; a rung past its bound says FAILED.
+ladder() { "$pi0" bench --quiet "$@" --backend cuda --sections ladder --blocks 1 --n 2 --warmup 1 --report "$work/ladder" && grep -c 'within tolerance' "$work/ladder/report.md" && ! grep FAILED "$work/ladder/report.md"; }
+check "the ladder's rungs, π0" ladder pi0-532 --case tests/golden/pi0_h10
+check "the ladder's rungs, π0.5" ladder pi05-968-h50 --case tests/golden/pi05_full
+check "attention that is not fused, small networks" ladder tiny --case tests/golden/pi0_tiny
+check "kernels one by one" "$pi0" bench --quiet pi0-532,pi05-968-h50 --kernels --backend cuda
+check "kernels one by one, a batch" "$pi0" bench --quiet pi0-532 --kernels --batch 3 --backend cuda
 
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck initcheck; do
         for case in pi0_tiny pi05_tiny; do
             check "$tool $case" compute-sanitizer --tool $tool --error-exitcode 9 "$pi0" check --case tests/golden/$case --backend cuda
         done
+        check "$tool, the ladder's rungs" compute-sanitizer --tool $tool --error-exitcode 9 "$pi0" bench --quiet tiny --backend cuda --sections ladder --blocks 1 --n 1 --warmup 1 --report "$work/ladder"
     done
 else
     skip "memcheck, racecheck, initcheck" "compute-sanitizer is not installed"
