@@ -260,7 +260,7 @@ static inline struct cu_gemm cu_scaled(struct cu_gemm g, float alpha)
     return g;
 }
 
-/* Attention by the portable kernels, or by plain products. */
+/* attention.c: by the portable kernels, or by plain products. */
 pi0_status cu_attend(struct cuda_engine *c, enum cu_attn_kernel k, const struct cu_attn *a,
                      struct pi0_error *err);
 
