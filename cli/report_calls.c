@@ -200,10 +200,18 @@ json_t *report_stages(const struct report *r, const struct measured *m,
     return list;
 }
 
+#define ENERGY_SECONDS 0.5 /* the counters step: a shorter window says nothing */
+
 static json_t *energy_json(const struct measured *m, int batch)
 {
     json_t *o = json_object();
     double samples = (double)m->n * batch;
+    if (m->power.seconds < ENERGY_SECONDS) {
+        json_object_set_new(o, "mean_w", json_null());
+        json_object_set_new(o, "j_per_sample", json_null());
+        json_object_set_new(o, "samples_per_j", json_null());
+        return o;
+    }
     json_object_set_new(o, "mean_w", json_number(m->power.mean_w, 5));
     json_object_set_new(o, "j_per_sample", json_number(m->power.energy_j / samples, 5));
     json_object_set_new(o, "samples_per_j", json_number(samples / m->power.energy_j, 5));

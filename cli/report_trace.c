@@ -24,6 +24,9 @@ static const char *const category_names[N_CATEGORIES] = { "GEMM with fused epilo
 
 static bool has(const char *text, const char *part) { return strstr(text, part) != NULL; }
 
+/* The second kernel of a cuBLASLt product whose K is split. */
+static bool is_reduction(const char *name) { return has(name, "splitKreduce"); }
+
 /* Our kernels are called by name; the rest is cuBLASLt's. A product of ours carries its epilogue
  * (gate·up with GeGLU, vision with bias, GELU or residual); cuBLASLt says in the name when it does. */
 static enum category category_of(const char *name)
@@ -38,6 +41,8 @@ static enum category category_of(const char *name)
         return NORM;
     if (has(name, "geglu_bf16") || has(name, "vision_bf16"))
         return FUSED_GEMM;
+    if (is_reduction(name))
+        return PLAIN_GEMM;
     if (has(name, "nvjet") || has(name, "gemm") || has(name, "cutlass") || has(name, "xmma"))
         return has(name, "bias") || has(name, "gelu") || has(name, "relu") || has(name, "epilogue")
                    ? FUSED_GEMM
@@ -204,7 +209,33 @@ static void find_stages(struct traced *t)
     }
 }
 
-static bool is_product(enum category c) { return c == FUSED_GEMM || c == PLAIN_GEMM; }
+static bool is_product(const char *name)
+{
+    enum category c = category_of(name);
+    return (c == FUSED_GEMM || c == PLAIN_GEMM) && !is_reduction(name);
+}
+
+/* Passes over rows in memory, by the kernel's name: `bytes` a value of `rows` rows of `width`. */
+static void assign_passes(struct traced *t, const struct pi0_dims *d, int cameras, int prefix)
+{
+    int side = d->image_size / d->patch_size, E = d->head_dim;
+    double m = (double)cameras * side * side;
+    size_t last_rope = t->n;
+    for (size_t i = 0; i < t->n; i++) {
+        const char *name = t->l[i].name;
+        if (t->stage[i] == 0 && (has(name, "layernorm") || has(name, "vision_enter")))
+            t->op[i] = (struct op){ "vision norm", 0, 6 * m * d->vision_width };
+        else if (t->stage[i] == 1 && has(name, "rmsnorm"))
+            t->op[i] = (struct op){ "prefix norm", 0, 6.0 * prefix * d->vlm_width };
+        else if (t->stage[i] == 1 && has(name, "rope")) {
+            t->op[i] = (struct op){ "prefix RoPE", 0, 6.0 * prefix * (d->heads + 2) * E };
+            last_rope = i;
+        } else if (is_reduction(name) && i > 0 && t->op[i - 1].name)
+            t->op[i] = (struct op){ t->op[i - 1].name, 0, 0 };
+    }
+    if (last_rope < t->n) /* of k and v alone: nothing reads further */
+        t->op[last_rope] = (struct op){ "prefix RoPE", 0, 12.0 * prefix * E };
+}
 
 static void assign_ops(struct traced *t, const struct pi0_dims *d, int cameras, int prefix)
 {
@@ -214,14 +245,16 @@ static void assign_ops(struct traced *t, const struct pi0_dims *d, int cameras, 
             int found = 0, next = 0;
             stage_ops(&ops, stage, attention, d, cameras, prefix);
             for (size_t i = 0; i < t->n; i++) {
-                enum category c = category_of(t->l[i].name);
-                found += t->stage[i] == stage && (attention ? c == ATTENTION : is_product(c));
+                const char *name = t->l[i].name;
+                found += t->stage[i] == stage &&
+                         (attention ? category_of(name) == ATTENTION : is_product(name));
             }
             if (found != ops.n)
                 continue; /* launches and ops do not match one to one: only times are known */
             for (size_t i = 0; i < t->n; i++) {
-                enum category c = category_of(t->l[i].name);
-                if (t->stage[i] == stage && (attention ? c == ATTENTION : is_product(c)))
+                const char *name = t->l[i].name;
+                if (t->stage[i] == stage &&
+                    (attention ? category_of(name) == ATTENTION : is_product(name)))
                     t->op[i] = ops.v[next++];
             }
         }
@@ -256,9 +289,10 @@ static void put_rates(json_t *o, const struct report *r, double ns, double flops
 {
     double floor = ceilings_floor_ms(&r->peak, flops, bytes);
     bool known = flops + bytes > 0 && ns > 0;
-    json_object_set_new(o, "flops", known ? json_number(flops, 6) : json_null());
+    json_object_set_new(o, "flops", known && flops > 0 ? json_number(flops, 6) : json_null());
     json_object_set_new(o, "bytes", known ? json_number(bytes, 6) : json_null());
-    json_object_set_new(o, "flops_per_s", known ? json_number(flops / ns * 1e9, 5) : json_null());
+    json_object_set_new(o, "flops_per_s",
+                        known && flops > 0 ? json_number(flops / ns * 1e9, 5) : json_null());
     json_object_set_new(o, "bytes_per_s", known ? json_number(bytes / ns * 1e9, 5) : json_null());
     json_object_set_new(o, "floor_percent",
                         floor > 0 ? json_number(floor / (ns / 1e6) * 100, 4) : json_null());
@@ -325,7 +359,7 @@ static json_t *categories_json(const struct report *r, const struct row *rows, s
             flops += rows[i].flops;
             bytes += rows[i].bytes;
             launches += rows[i].launches;
-            unknown += rows[i].flops > 0 ? 0 : rows[i].ns;
+            unknown += rows[i].op ? 0 : rows[i].ns;
         }
         if (launches == 0)
             continue;
@@ -419,6 +453,7 @@ static json_t *traced_json(struct report *r, const struct session *s, struct tra
     }
     find_stages(t);
     assign_ops(t, &d, cameras, cameras * side * side + w->n_tokens);
+    assign_passes(t, &d, cameras, cameras * side * side + w->n_tokens);
     assign_loop(t, &work[2]);
     size_t n = sum_rows(t, rows);
     double span = t->span_ns / t->calls, gap = span - t->busy_ns / t->calls;
