@@ -451,6 +451,12 @@ char *report_compare(const json_t *a, const json_t *b, const char *name_a, const
             text_at(m, "backend"), text_at(docs[i], "commit"), text_at(docs[i], "date"));
     }
     add(&t, "\n");
+    for (int i = 0; i < 2; i++) {
+        const char *notes = text_at(json_object_get(docs[i], "settings"), "notes");
+        if (notes[0])
+            add(&t, "%c: %s; %s.\n\n", 'A' + i,
+                text_at(json_object_get(docs[i], "machine"), "precision"), notes);
+    }
     const json_t *ha = json_object_get(a, "headline"), *hb = json_object_get(b, "headline");
     compare_list(&t, ha, hb, "Headline", "workload", latency, 3);
     compare_stages(&t, ha, hb);
