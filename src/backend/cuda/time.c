@@ -357,7 +357,7 @@ static pi0_status burst(struct cuda_engine *c, cudaGraphExec_t exec, float *ms,
 static pi0_status bursts(struct cuda_engine *c, cudaGraphExec_t a, cudaGraphExec_t b, float out[3],
                          struct pi0_error *err)
 {
-    float one[MAX_BURSTS], two[MAX_BURSTS] = { 0 }, first;
+    float one[MAX_BURSTS], two[MAX_BURSTS] = { 0 }, first = 0;
     for (int i = 0; i < 2; i++) { /* kernels loaded, clocks up */
         TRY(burst(c, a, &first, err));
         if (b)
