@@ -384,8 +384,13 @@ static json_t *categories_json(const struct report *r, const struct row *rows, s
 /* Complete events of the Trace Event format, microseconds: one call. */
 static json_t *chrome_json(const struct traced *t)
 {
+    static const char *const rows[] = { "outside of the graphs", "vision", "prefix", "denoise" };
     json_t *events = json_array(), *o = json_object();
     char name[64];
+    for (int i = 0; i < 4; i++)
+        json_array_append_new(events,
+                              json_pack("{s:s, s:s, s:i, s:i, s:{s:s}}", "name", "thread_name",
+                                        "ph", "M", "pid", 0, "tid", i, "args", "name", rows[i]));
     for (size_t i = 0; i < t->n; i++) {
         const struct launch *l = &t->l[i];
         readable(name, l->name);

@@ -232,7 +232,7 @@ static pi0_status loop_sample(struct cuda_engine *c, const struct cu_key *k, int
 pi0_status denoise_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err)
 {
     if (k->loop) {
-        cu_mark(c, CU_OP_LOOP, "all layers and steps, heads, state token");
+        cu_mark(c, CU_OP_LOOP, "all layers, steps and heads");
         for (int i = 0; i < k->batch; i++)
             TRY(loop_sample(c, k, i, err));
         return PI0_OK;
