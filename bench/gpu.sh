@@ -3,7 +3,7 @@
 # gpu.sh: the named workloads at one sample, pi0-788 by batch, every kernel by itself, and the report,
 # on this machine's GPU. Rows are printed and appended to bench/results/<device>.jsonl, the kernels'
 # to <device>.kernels.jsonl; the report is kept as <device>.report.json. PARTS names what to run
-# (default "latency batch kernels report"), BENCH_ARGS adds options. The tables of docs/benchmark.md
+# (default "latency batch kernels report"), PI0 the program, BENCH_ARGS adds options. The tables of docs/benchmark.md
 # come from these files: tools/benchmark_tables.py.
 set -eu
 cd "$(dirname "$0")/.."
@@ -16,7 +16,7 @@ named=pi0-788,pi0-532,pi0-799-h50,pi05-968-h50
 bench() {
     local start=$SECONDS
     # shellcheck disable=SC2086 # options
-    build/pi0 bench "$@" --backend cuda --quiet ${BENCH_ARGS:-}
+    "${PI0:-build/pi0}" bench "$@" --backend cuda --quiet ${BENCH_ARGS:-}
     echo "bench: $((SECONDS - start)) s" >&2
 }
 for part in ${PARTS:-latency batch kernels report}; do
@@ -33,7 +33,7 @@ for part in ${PARTS:-latency batch kernels report}; do
         bench pi0-788 --kernels --batch 8 --json --append "$kept.kernels.jsonl"
         ;;
     report)
-        bench $named --blocks 5 --block-seconds 0.6 --load-seconds 3 --report build/gpu-report
+        bench $named --blocks 5 --block-seconds 0.4 --load-seconds 3 --report build/gpu-report
         cp build/gpu-report/report.json "$kept.report.json"
         for chart in build/gpu-report/*.svg; do
             cp "$chart" "docs/benchmark/$device-${chart##*/}"

@@ -4,10 +4,10 @@
 
 A table stands between two lines of the page and is made from bench/results alone:
 
-    <!-- table NAME FILE [WORKLOAD] -->
+    <!-- table NAME FILE [WORD…] -->
     <!-- end -->
 
-NAME is a function table_NAME below, FILE is relative to bench/results. With --check nothing is
+NAME is a function table_NAME below, FILE is relative to bench/results and may be absent. With --check nothing is
 written: the exit code is 1 if a page is not what its measurements say. Standard library only."""
 import json
 import pathlib
@@ -70,6 +70,12 @@ def reason(section):
     return [f"Not measured: {section['reason']}."] if absent else None
 
 
+def table_picture(name, *words):
+    """A chart of docs/benchmark, where there is one; the words describe it."""
+    there = (ROOT / "docs" / "benchmark" / f"{name}.svg").exists()
+    return [f"![{' '.join(words)}](benchmark/{name}.svg)"] if there else ["No picture yet."]
+
+
 def table_run(name):
     doc = report(name)
     machine, peak = doc["machine"], doc["ceilings"]
@@ -93,12 +99,12 @@ def table_headline(name):
          + [number(r["hz"], 1), number(r["spread_percent"], 2)] + stage_ms(r) for r in rows])
 
 
-def table_readme(name):
-    rows = report(name)["headline"]
-    return reason(rows) or grid(
-        ["workload", "model", "cameras computed", "prefix tokens", "horizon", "p50", "p99", "Hz"],
-        [[f"`{r['workload']}`", *MODELS[r["workload"]], str(r["prefix_tokens"]), str(r["horizon"]),
-          number(r["p50_ms"], 2), number(r["p99_ms"], 2), number(r["hz"], 1)] for r in rows])
+def table_latency(name):
+    rows = {r["workload"]: r for r in rows_of(name) if r["batch"] == 1}
+    return grid(["workload", "model", "cameras computed", "prefix tokens", "horizon", "calls", "p50", "p99", "min", "Hz", "commit"],
+                [[f"`{w}`", *MODELS[w], str(rows[w]["prefix_tokens"]), str(rows[w]["horizon"]), str(rows[w]["n"]),
+                  number(rows[w]["p50_ms"], 2), number(rows[w]["p99_ms"], 2), number(rows[w]["min_ms"], 2),
+                  number(rows[w]["samples_per_s"], 1), rows[w]["commit"]] for w in MODELS if w in rows])
 
 
 def table_stages(name):
@@ -215,7 +221,11 @@ def table_kernels(name):
 def rebuilt(text):
     def table(match):
         words = match.group(2).split()
-        return match.group(1) + "\n".join(globals()["table_" + words[0]](*words[1:])) + "\n" + match.group(3)
+        try:
+            lines = globals()["table_" + words[0]](*words[1:])
+        except FileNotFoundError:
+            lines = ["Not measured yet."]
+        return match.group(1) + "\n".join(lines) + "\n" + match.group(3)
     return re.sub(r"(<!-- table (.*?) -->\n).*?(<!-- end -->)", table, text, flags=re.S)
 
 

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # test_kernels.sh: `pi0 bench --kernels` over the small network on the CPU: the table, the JSON against
-# its schema, what it is not taken with. No time is judged.
+# its schema, what it is not taken with; and the tables of docs/benchmark.md against bench/results. No
+# time is judged.
 # shellcheck disable=SC2016 # quoted scripts take their own arguments
 # shellcheck source=tests/cli/checks.bash
 . "$(dirname "$0")/checks.bash"
@@ -22,8 +23,11 @@ if command -v python3 >/dev/null; then
     holds "it fits the schema" python3 tools/validate_json.py bench/kernels.schema.json "$work/out"
     sed 's/"floor_us"/"floor"/' "$work/out" >"$work/wrong.json"
     holds "the validator finds a missing key" bash -c '! python3 tools/validate_json.py bench/kernels.schema.json "$1"' - "$work/wrong.json"
+    good "the tables of the pages are those of bench/results" python3 tools/benchmark_tables.py --check docs/benchmark.md README.md
+    sed 's/| 1 |/| 2 |/' docs/benchmark.md >"$work/page.md"
+    holds "a table typed over is found" bash -c '! python3 tools/benchmark_tables.py --check "$1"' - "$work/page.md"
 else
-    skip "JSON" "python3 is not there"
+    skip "JSON and tables" "python3 is not there"
 fi
 bad "--kernels with --report" "takes no --report" "${tiny[@]}" --report "$work/x"
 bad "--kernels with --n" "takes no --report and no --n" "${tiny[@]}" --n 3
