@@ -94,7 +94,7 @@ TEST_LIB_C := $(wildcard tests/*.c)
 # What runs on threads: the pool, the stages with several threads, the handles over them.
 TSAN_TESTS := $(filter %_exact %_golden,$(STAGES)) $(filter %_threads %_cpu_backend %_policy,$(UNIT))
 
-.PHONY: all lib tests check asan tsan fuzz clang-check lint format test test-full demo bench install \
+.PHONY: all lib tests check asan tsan fuzz clang-check lint format test test-full demo bench tables install \
         uninstall clean help setup setup-test force
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -208,6 +208,9 @@ demo: ## set up, build, run the main job on the images in assets/
 	@tools/demo.sh
 bench: build/pi0 ## BENCH (pi0-532) on the CPU, at full size: 9 GB of memory; BENCH_ARGS adds options
 	build/pi0 bench $(BENCH) --backend cpu $(BENCH_ARGS)
+
+tables: ## the tables of docs/benchmark.md and README.md from bench/results
+	@tools/benchmark_tables.py docs/benchmark.md README.md
 
 # ---------------------------------------------------------------- lint
 
