@@ -85,7 +85,7 @@ class Device:
             with contextlib.suppress(OSError):
                 smi = subprocess.Popen(
                     self.smi("clocks.sm,clocks.mem,temperature.gpu,power.draw.instant,clocks_event_reasons.active")
-                    + ["--loop-ms=50"],
+                    + ["--loop-ms=250"],
                     stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
                 reader = threading.Thread(target=lambda: lines.extend(smi.stdout), daemon=True)
                 reader.start()
@@ -113,7 +113,7 @@ def summary(lines):
     for r in reasons:
         bits |= r
     return {"mean_w": sum(watt) / len(watt),
-            "conditions": {"source": "nvidia-smi every 50 ms", "samples": len(samples),
+            "conditions": {"source": "nvidia-smi every 250 ms", "samples": len(samples),
                            "clock_mhz": {"min": min(sm), "mean": sum(sm) / len(sm), "max": max(sm)},
                            "memory_clock_mhz": max(memory),
                            "temperature_min_c": min(celsius), "temperature_max_c": max(celsius),
