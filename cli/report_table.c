@@ -372,6 +372,12 @@ static void compare_list(struct text *t, const json_t *a, const json_t *b, const
     json_t *row;
     if (!json_is_array(a) || !json_is_array(b))
         return;
+    bool any = false;
+    json_array_foreach(a, i, row) any |= partner(b, row, key) != NULL;
+    if (!any) {
+        add(t, "Section %s: no row is in both.\n\n", title);
+        return;
+    }
     add(t, "## %s\n\n| %s |", title, key);
     for (int k = 0; k < n; k++)
         add(t, " %s A | B | B/A |", values[k][1]);
@@ -403,8 +409,7 @@ static void compare_stages(struct text *t, const json_t *a, const json_t *b)
     json_t *row, *stage;
     if (!json_is_array(a) || !json_is_array(b))
         return;
-    add(t, "## Stages\n\n| workload | stage | p50 ms A | B | B/A | floor ms A | B | B/A |\n"
-           "|---|---|---|---|---|---|---|---|\n");
+    bool any = false;
     json_array_foreach(a, i, row)
     {
         const json_t *other = json_object_get(partner(b, row, "workload"), "stages");
@@ -413,13 +418,19 @@ static void compare_stages(struct text *t, const json_t *a, const json_t *b)
             const json_t *twin = partner(other, stage, "name");
             if (!twin)
                 continue;
+            if (!any)
+                add(t, "## Stages\n\n| workload | stage | p50 ms A | B | B/A | floor ms A | B | "
+                       "B/A |\n"
+                       "|---|---|---|---|---|---|---|---|\n");
+            any = true;
             add(t, "| %s | %s |", text_at(row, "workload"), text_at(stage, "name"));
             pair(t, stage, twin, "p50_ms", 3);
             pair(t, stage, twin, "floor_ms", 4);
             add(t, "\n");
         }
     }
-    add(t, "\n");
+    if (any)
+        add(t, "\n");
 }
 
 static const json_t *in(const json_t *doc, const char *section, const char *list)

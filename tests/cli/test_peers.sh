@@ -43,4 +43,10 @@ good "--compare" "$pi0" bench --compare "$work/one/report.json" "$work/one/repor
 holds "--compare: a ratio of 1" grep -Eq '^\| pi0-788 \| [0-9.]+ \| [0-9.]+ \| 1\.000 \|' "$work/out"
 holds "--compare: a row a batch" bash -c 'grep -Eq "^\| 8 \| [0-9.]+ \| [0-9.]+ \| 1\.000 \|" "$1"' - "$work/out"
 holds "--compare: what the reports note" bash -c 'grep -qx "A: f32; sleeps\." "$1" && grep -qx "B: f32; sleeps\." "$1"' - "$work/out"
+holds "--compare: no table of stages where there are none" bash -c '! grep -q Stages "$1"' - "$work/out"
+good "--compare of two workloads" "$pi0" bench --compare "$work/one/report.json" "$work/two/report.json"
+holds "--compare: says that they share no batch" grep -qx 'Section batch: A measured pi0-788, B pi05-968-h50; not compared\.' "$work/out"
+sed 's/"pi0-788"/"pi0-532"/' "$work/one/report.json" >"$work/other.json"
+good "--compare of two headlines" "$pi0" bench --compare "$work/one/report.json" "$work/other.json"
+holds "--compare: says that they share no row" grep -qx 'Section Headline: no row is in both\.' "$work/out"
 finish
