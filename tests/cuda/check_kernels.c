@@ -336,6 +336,34 @@ static void check_norms(int rows, int width, float scale)
     drop(&x), drop(&g), drop(&b), drop(&y), drop(&d), drop(&gate);
 }
 
+/* A residual that comes in parts. */
+static void check_norm_parts(int rows, int width, int parts)
+{
+    size_t n = (size_t)rows * (size_t)width;
+    struct buf x = make(n, 0, 1.0f), g = make((size_t)width, 0, 1.0f), y = poisoned(n, 1);
+    struct buf d = make(n * (size_t)parts, 0, 1.0f);
+    float *ref = malloc(n * 4);
+    struct cu_rmsnorm r = { .x = x.dev,
+                            .delta = d.dev,
+                            .parts = parts,
+                            .scale = g.dev,
+                            .y = y.dev,
+                            .rows = rows,
+                            .width = width };
+    for (size_t i = 0; i < n; i++) {
+        float sum = 0.0f;
+        for (int p = 0; p < parts; p++)
+            sum += d.host[(size_t)p * n + i];
+        x.host[i] += sum;
+    }
+    ref_rmsnorm(ref, x.host, g.host, rows, width);
+    CK(cu_rmsnorm(&r, NULL));
+    expect(&y, ref, 3e-3, "rmsnorm %dx%d, residual in %d parts", rows, width, parts);
+    expect(&x, x.host, 2e-7, "residual %dx%d in %d parts", rows, width, parts);
+    free(ref);
+    drop(&x), drop(&g), drop(&y), drop(&d);
+}
+
 static void check_geglu(int rows, int n, int group)
 {
     size_t total = (size_t)rows * (size_t)n;
@@ -578,6 +606,46 @@ static void check_gemm(struct gemm_lt *lt, enum cu_gemm_type type, int m, int n,
     drop(&x), drop(&w), drop(&b), drop(&y);
 }
 
+/* K in parts, the product of each by itself. */
+static void check_gemm_parts(struct gemm_lt *lt, int m, int n, int k, int parts)
+{
+    int piece = k / parts;
+    struct buf x = make((size_t)m * k, 1, 1.0f), w = make((size_t)n * k, 1, 0.1f);
+    struct buf y = poisoned((size_t)parts * m * n, 0);
+    float *ref = malloc(y.n * 4), *px = malloc((size_t)m * piece * 4);
+    float *pw = malloc((size_t)n * piece * 4);
+    for (int p = 0; p < parts; p++) {
+        for (int r = 0; r < m; r++)
+            memcpy(px + (size_t)r * piece, x.host + (size_t)r * k + p * piece, (size_t)piece * 4);
+        for (int r = 0; r < n; r++)
+            memcpy(pw + (size_t)r * piece, w.host + (size_t)r * k + p * piece, (size_t)piece * 4);
+        ref_linear(ref + (size_t)p * m * n, px, pw, NULL, (struct ref_mnk){ m, n, piece });
+    }
+    struct cu_gemm a = { .type = CU_GEMM_BF16_F32,
+                         .m = m,
+                         .n = n,
+                         .k = piece,
+                         .x = x.dev,
+                         .w = w.dev,
+                         .y = y.dev,
+                         .alpha = 1.0f,
+                         .ldx = k,
+                         .ldw = k,
+                         .batch = parts,
+                         .step_x = piece,
+                         .step_w = piece,
+                         .step_y = (int64_t)m * n };
+    struct pi0_error err = { 0 };
+    if (gemm_lt_run(lt, &a, NULL, &err)) {
+        printf("FAIL gemm_lt %dx%dx%d in %d parts: %s\n", m, n, k, parts, err.message);
+        n_failed++;
+    } else {
+        expect(&y, ref, 1e-5, "gemm_lt %dx%dx%d in %d parts", m, n, k, parts);
+    }
+    free(ref), free(px), free(pw);
+    drop(&x), drop(&w), drop(&y);
+}
+
 static void all_gemm(void)
 {
     void *ws;
@@ -597,6 +665,8 @@ static void all_gemm(void)
     check_gemm(lt, CU_GEMM_BF16_BF16, 17, 320, 64, 0, 0.0f, CU_ACT_NONE);
     check_gemm(lt, CU_GEMM_F32, 50, 1024, 1024, 1, 0.0f, CU_ACT_NONE);
     check_gemm(lt, CU_GEMM_F32, 1, 64, 64, 1, 0.0f, CU_ACT_NONE);
+    check_gemm_parts(lt, 51, 256, 4096, 2);
+    check_gemm_parts(lt, 9, 64, 512, 4);
     gemm_lt_close(lt);
     CK(cudaFree(ws));
 }
@@ -616,6 +686,11 @@ int main(void)
         check_norms(1, widths[i], 1e-4f);
         check_norms(17, widths[i], 1e4f);
     }
+    check_norm_parts(17, 2048, 1);
+    check_norm_parts(17, 2048, 2);
+    check_norm_parts(3, 1024, 2);
+    check_norm_parts(3, 2048, 3);
+    check_norm_parts(3, 30, 2);
     check_geglu(3, 16384, 8);
     check_geglu(51, 4096, 8);
     check_geglu(5, 20, 20);

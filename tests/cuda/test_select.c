@@ -82,6 +82,18 @@ static void vision_by_device(void **state)
     assert_int_equal(c.vision_sm90, 0);
 }
 
+static void down_in_parts(void **state)
+{
+    (void)state;
+    struct cu_facts h200 = { 90, 132, 232448 }, a100 = { 80, 108, 166912 };
+    assert_int_equal(cu_split_k(&h200, 536, 2048, 16384), 2);
+    assert_int_equal(cu_split_k(&h200, 800, 2048, 16384), 2);
+    assert_int_equal(cu_split_k(&h200, 808, 2048, 16384), 0); /* a second wave */
+    assert_int_equal(cu_split_k(&h200, 6304, 2048, 16384), 0);
+    assert_int_equal(cu_split_k(&h200, 800, 64, 128), 0); /* no room for the parts */
+    assert_int_equal(cu_split_k(&a100, 536, 2048, 16384), 0);
+}
+
 static const char *tile(enum vis90_mode mode, int m, int n, int k)
 {
     int t = vis90_tile(mode, m, n, k, 132);
@@ -181,6 +193,7 @@ int main(void)
         cmocka_unit_test(kernels_by_device),
         cmocka_unit_test(odd_heads_take_the_plain_kernel),
         cmocka_unit_test(vision_by_device),
+        cmocka_unit_test(down_in_parts),
         cmocka_unit_test(vision_tiles),
         cmocka_unit_test(glu_groups),
         cmocka_unit_test(buckets_hold),

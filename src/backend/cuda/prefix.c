@@ -22,24 +22,29 @@ pi0_status prefix_embed(struct cuda_engine *c, int rows, float *x, uint16_t *o,
     return PI0_OK;
 }
 
-static pi0_status prefix_norm(struct cuda_engine *c, const float *w, int rows,
+/* `parts` > 0: x gets so many pieces of a product from the MLP's scratch first. */
+static pi0_status prefix_norm(struct cuda_engine *c, const float *w, int rows, int parts,
                               struct pi0_error *err)
 {
-    struct cu_rmsnorm n = {
-        .x = c->b.x, .scale = w, .y = c->b.h, .rows = rows, .width = c->plan.dims.vlm_width
-    };
+    struct cu_rmsnorm n = { .x = c->b.x,
+                            .delta = parts ? (const float *)c->b.gu : NULL,
+                            .parts = parts,
+                            .scale = w,
+                            .y = c->b.h,
+                            .rows = rows,
+                            .width = c->plan.dims.vlm_width };
     CU_TRY(cu_rmsnorm(&n, c->dev.stream), err);
     return PI0_OK;
 }
 
 /* Projection, RoPE and the cache; `heads` 0 for the last layer. */
-static pi0_status prefix_qkv(struct cuda_engine *c, int l, int heads, int rows,
+static pi0_status prefix_qkv(struct cuda_engine *c, int l, int heads, int rows, int parts,
                              struct pi0_error *err)
 {
     const struct pi0_dims *d = &c->plan.dims;
     int W = d->vlm_width, E = d->head_dim;
-    cu_mark(c, CU_OP_PREFIX_NORM, "");
-    TRY(prefix_norm(c, c->w.vlm[l].n1, rows, err));
+    cu_mark(c, CU_OP_PREFIX_NORM, parts ? "residual" : "");
+    TRY(prefix_norm(c, c->w.vlm[l].n1, rows, parts, err));
     cu_mark(c, heads ? CU_OP_PREFIX_QKV : CU_OP_REST, "");
     TRY(cu_qkv(c, cu_product(rows, (heads + 2) * E, W, c->b.h, c->w.vlm[l].wqkv, c->b.qkv), E,
                err));
@@ -125,8 +130,9 @@ static pi0_status prefix_gate_up(struct cuda_engine *c, const uint16_t *wgu, con
     return PI0_OK;
 }
 
-/* In pieces of rows: gate·up of a large batch would not fit otherwise. */
-static pi0_status prefix_mlp(struct cuda_engine *c, const struct cu_layer *w, int rows,
+/* In pieces of rows: gate·up of a large batch would not fit otherwise. `parts` > 0: what x gets is
+ * left in the scratch in so many parts. */
+static pi0_status prefix_mlp(struct cuda_engine *c, const struct cu_layer *w, int rows, int parts,
                              struct pi0_error *err)
 {
     const struct cu_buffers *b = &c->b;
@@ -136,8 +142,17 @@ static pi0_status prefix_mlp(struct cuda_engine *c, const struct cu_layer *w, in
         size_t at = (size_t)r * (size_t)W;
         cu_mark(c, CU_OP_PREFIX_GATE_UP, "GeGLU");
         TRY(prefix_gate_up(c, w->wgu, b->h + at, n, err));
-        cu_mark(c, CU_OP_PREFIX_DOWN, "residual");
-        TRY(cu_matmul(c, cu_add(cu_product(n, W, F, b->act, w->wdown, b->x + at)), err));
+        cu_mark(c, CU_OP_PREFIX_DOWN, parts ? "" : "residual");
+        if (parts) {
+            struct cu_gemm g = cu_product(n, W, F / parts, b->act, w->wdown, b->gu);
+            g.ldx = g.ldw = F;
+            g.batch = parts;
+            g.step_x = g.step_w = F / parts;
+            g.step_y = (int64_t)n * W;
+            TRY(cu_matmul(c, g, err));
+        } else {
+            TRY(cu_matmul(c, cu_add(cu_product(n, W, F, b->act, w->wdown, b->x + at)), err));
+        }
     }
     return PI0_OK;
 }
@@ -146,17 +161,18 @@ pi0_status prefix_enqueue(struct cuda_engine *c, const struct cu_key *k, struct 
 {
     const struct pi0_dims *d = &c->plan.dims;
     int W = d->vlm_width, rows = k->rows;
+    int parts = rows <= c->mlp_rows ? cu_split_k(&c->facts, rows, W, d->vlm_mlp_dim) : 0;
     TRY(prefix_embed(c, rows, c->b.x, c->b.o, err));
     for (int l = 0; l < d->depth - 1; l++) {
         const struct cu_layer *w = &c->w.vlm[l];
-        TRY(prefix_qkv(c, l, d->heads, rows, err));
+        TRY(prefix_qkv(c, l, d->heads, rows, l > 0 ? parts : 0, err));
         cu_mark(c, CU_OP_PREFIX_ATTENTION, "");
         TRY(prefix_attention(c, l, k, err));
         cu_mark(c, CU_OP_PREFIX_O, "residual");
         TRY(cu_matmul(c, cu_add(cu_product(rows, W, c->plan.q_dim, c->b.o, w->wo, c->b.x)), err));
         cu_mark(c, CU_OP_PREFIX_NORM, "");
-        TRY(prefix_norm(c, w->n2, rows, err));
-        TRY(prefix_mlp(c, w, rows, err));
+        TRY(prefix_norm(c, w->n2, rows, 0, err));
+        TRY(prefix_mlp(c, w, rows, parts, err));
     }
-    return prefix_qkv(c, d->depth - 1, 0, rows, err);
+    return prefix_qkv(c, d->depth - 1, 0, rows, parts, err);
 }

@@ -53,6 +53,9 @@ int cu_loop_batch(int horizon);
 
 /* Rows of the prefix MLP taken at a time: bounds its scratch at large batches. */
 int cu_mlp_chunk(int max_rows);
+/* Pieces of K whose products are kept apart, for the norm that follows to add up with the residual;
+ * 0: the product adds to the residual itself. The pieces of [m, n] fit where k values a row do. */
+int cu_split_k(const struct cu_facts *f, int m, int n, int k);
 /* Candidate of cuBLASLt's list for a product (best guess first; 0 unless measured). type: enum
  * cu_gemm_type. */
 int cu_gemm_pick(const struct cu_facts *f, int type, int m, int n, int k);

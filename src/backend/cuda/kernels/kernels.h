@@ -70,7 +70,8 @@ cudaError_t cu_layernorm(const float *x, const float *g, const float *b, uint16_
  * y = bf16(x / rms(x) · (1 + scale) + shift). */
 struct cu_rmsnorm {
     float *x;           /* [rows, width] */
-    const float *delta; /* [rows, width] or NULL */
+    const float *delta; /* [parts, rows, width], added in that order, or NULL */
+    int parts;          /* 0: one */
     const float *gate;  /* [width] or NULL */
     const float *scale; /* [width] */
     const float *shift; /* [width] or NULL */

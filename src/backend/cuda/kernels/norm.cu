@@ -103,29 +103,47 @@ extern "C" cudaError_t cu_layernorm(const float *x, const float *g, const float 
     return launch_dependent(layernorm_any_kernel, rows, NORM_THREADS, s, x, g, b, y, width);
 }
 
-template <int NV>
-__global__ void __launch_bounds__(NORM_THREADS) rmsnorm_kernel(struct cu_rmsnorm a)
+/* Six blocks a processor: the rows of a call with one sample run at once. */
+template <int NV, int PARTS>
+__global__ void __launch_bounds__(NORM_THREADS, 6) rmsnorm_kernel(struct cu_rmsnorm a)
 {
     __shared__ float buf[NORM_THREADS / 32];
-    pdl_enter();
     size_t at = (size_t)blockIdx.x * a.width;
     int n4 = a.width / 4;
-    float4 v[NV];
+    float4 v[NV], c[NV];
     float sum = 0.f;
+#pragma unroll
+    for (int j = 0; j < NV; j++) { /* no kernel before this one writes it */
+        int i = j * NORM_THREADS + threadIdx.x;
+        c[j] = i < n4 ? load4(a.scale, i) : make_float4(0.f, 0.f, 0.f, 0.f);
+    }
+    pdl_enter();
 #pragma unroll
     for (int j = 0; j < NV; j++) {
         int i = j * NORM_THREADS + threadIdx.x;
         v[j] = i < n4 ? load4(a.x + at, i) : make_float4(0.f, 0.f, 0.f, 0.f);
     }
-    if (a.delta) {
+    if (PARTS > 0) {
+        float4 d[PARTS > 0 ? PARTS : 1][NV]; /* all loads before the first sum */
+#pragma unroll
+        for (int p = 0; p < PARTS; p++)
+#pragma unroll
+            for (int j = 0; j < NV; j++) {
+                int i = j * NORM_THREADS + threadIdx.x;
+                d[p][j] = i < n4 ? load4(a.delta + (size_t)p * a.rows * a.width + at, i)
+                                 : make_float4(0.f, 0.f, 0.f, 0.f);
+            }
 #pragma unroll
         for (int j = 0; j < NV; j++) {
             int i = j * NORM_THREADS + threadIdx.x;
+            float4 t = d[0][j];
+#pragma unroll
+            for (int p = 1; p < PARTS; p++)
+                t.x += d[p][j].x, t.y += d[p][j].y, t.z += d[p][j].z, t.w += d[p][j].w;
             if (i < n4) {
-                float4 d = load4(a.delta + at, i);
                 float4 g = a.gate ? load4(a.gate, i) : make_float4(1.f, 1.f, 1.f, 1.f);
-                v[j].x += g.x * d.x, v[j].y += g.y * d.y;
-                v[j].z += g.z * d.z, v[j].w += g.w * d.w;
+                v[j].x += g.x * t.x, v[j].y += g.y * t.y;
+                v[j].z += g.z * t.z, v[j].w += g.w * t.w;
                 reinterpret_cast<float4 *>(a.x + at)[i] = v[j];
             }
         }
@@ -138,11 +156,11 @@ __global__ void __launch_bounds__(NORM_THREADS) rmsnorm_kernel(struct cu_rmsnorm
     for (int j = 0; j < NV; j++) {
         int i = j * NORM_THREADS + threadIdx.x;
         if (i < n4) {
-            float4 c = load4(a.scale, i);
             float4 h = a.shift ? load4(a.shift, i) : make_float4(0.f, 0.f, 0.f, 0.f);
             store4(a.y + at, i,
-                   make_float4(v[j].x * r * (1.f + c.x) + h.x, v[j].y * r * (1.f + c.y) + h.y,
-                               v[j].z * r * (1.f + c.z) + h.z, v[j].w * r * (1.f + c.w) + h.w));
+                   make_float4(v[j].x * r * (1.f + c[j].x) + h.x, v[j].y * r * (1.f + c[j].y) + h.y,
+                               v[j].z * r * (1.f + c[j].z) + h.z,
+                               v[j].w * r * (1.f + c[j].w) + h.w));
         }
     }
 }
@@ -156,7 +174,10 @@ __global__ void __launch_bounds__(NORM_THREADS) rmsnorm_any_kernel(struct cu_rms
     for (int i = threadIdx.x; i < a.width; i += NORM_THREADS) {
         float v = a.x[at + i];
         if (a.delta) {
-            v += (a.gate ? a.gate[i] : 1.f) * a.delta[at + i];
+            float d = a.delta[at + i];
+            for (int p = 1; p < a.parts; p++)
+                d += a.delta[(size_t)p * a.rows * a.width + at + i];
+            v += (a.gate ? a.gate[i] : 1.f) * d;
             a.x[at + i] = v;
         }
         sum += v * v;
@@ -168,14 +189,24 @@ __global__ void __launch_bounds__(NORM_THREADS) rmsnorm_any_kernel(struct cu_rms
                                      (a.shift ? a.shift[i] : 0.f));
 }
 
+template <int NV> cudaError_t rmsnorm(const struct cu_rmsnorm *a, cudaStream_t s)
+{
+    switch (a->delta == NULL ? 0 : a->parts > 1 ? a->parts : 1) {
+    case 0: return launch_dependent(rmsnorm_kernel<NV, 0>, a->rows, NORM_THREADS, s, *a);
+    case 1: return launch_dependent(rmsnorm_kernel<NV, 1>, a->rows, NORM_THREADS, s, *a);
+    case 2: return launch_dependent(rmsnorm_kernel<NV, 2>, a->rows, NORM_THREADS, s, *a);
+    }
+    return launch_dependent(rmsnorm_any_kernel, a->rows, NORM_THREADS, s, *a);
+}
+
 extern "C" cudaError_t cu_rmsnorm(const struct cu_rmsnorm *a, cudaStream_t s)
 {
     int per = a->width % 4 ? 99 : (a->width / 4 + NORM_THREADS - 1) / NORM_THREADS;
     if (per <= 1)
-        return launch_dependent(rmsnorm_kernel<1>, a->rows, NORM_THREADS, s, *a);
+        return rmsnorm<1>(a, s);
     if (per <= 2)
-        return launch_dependent(rmsnorm_kernel<2>, a->rows, NORM_THREADS, s, *a);
+        return rmsnorm<2>(a, s);
     if (per <= 4)
-        return launch_dependent(rmsnorm_kernel<4>, a->rows, NORM_THREADS, s, *a);
+        return rmsnorm<4>(a, s);
     return launch_dependent(rmsnorm_any_kernel, a->rows, NORM_THREADS, s, *a);
 }
