@@ -114,37 +114,42 @@ __global__ void rope_kernel(struct cu_rope a)
         v[e] = __float2bfloat16_rn(src[(a.heads + 1) * E + e]);
 }
 
-/* The same, two neighbouring pairs a thread: 8-byte loads, 4-byte stores. E a multiple of 4. */
-__global__ void rope2_kernel(struct cu_rope a)
+/* The same, four neighbouring pairs a thread: 16-byte loads, 8-byte stores. E a multiple of 8, threads
+ * of E / 8, so that a thread's angles serve all its heads; they and the rows are no kernel's output. */
+__global__ void rope8_kernel(struct cu_rope a)
 {
-    pdl_enter();
-    int r = blockIdx.x, E = a.head_dim, half = E / 2, quarter = E / 4;
+    int r = blockIdx.x, E = a.head_dim, half = E / 2, each = E / 8;
+    int e = (int)threadIdx.x % each, per = (int)blockDim.x / each;
     struct cu_row row = a.rows[r];
+    const float4 *cs = (const float4 *)(a.cos_sin + (size_t)(row.cache < 0 ? 0 : row.pos) * E);
+    float4 c0 = cs[2 * e], c1 = cs[2 * e + 1]; /* cos, sin, cos, sin */
+    pdl_enter();
     if (row.cache < 0)
         return;
     const float *src = a.qkv + (size_t)r * (a.heads + 2) * E;
-    uint16_t *q = a.q + (size_t)r * a.heads * E;
-    uint16_t *k = a.k + (size_t)row.cache * E, *v = a.v + (size_t)row.cache * E;
-    const float4 *cs = (const float4 *)(a.cos_sin + (size_t)row.pos * E);
-    for (int i = threadIdx.x; i < (a.heads + 1) * quarter; i += blockDim.x) {
-        int h = i / quarter, e = i % quarter;
-        float2 lo = ((const float2 *)(src + h * E))[e];
-        float2 hi = ((const float2 *)(src + h * E + half))[e];
-        float4 c = cs[e]; /* cos, sin, cos, sin */
-        uint32_t *dst = (uint32_t *)(h < a.heads ? q + h * E : k);
-        dst[e] = pack_bf16(lo.x * c.x - hi.x * c.y, lo.y * c.z - hi.y * c.w);
-        dst[quarter + e] = pack_bf16(hi.x * c.x + lo.x * c.y, hi.y * c.z + lo.y * c.w);
-    }
-    for (int e = threadIdx.x; e < half; e += blockDim.x) {
-        float2 t = ((const float2 *)(src + (a.heads + 1) * E))[e];
-        ((uint32_t *)v)[e] = pack_bf16(t.x, t.y);
+    for (int h = (int)threadIdx.x / each; h < a.heads + 2; h += per) {
+        float4 lo = ((const float4 *)(src + h * E))[e];
+        float4 hi = ((const float4 *)(src + h * E + half))[e];
+        uint16_t *to = h < a.heads ? a.q + ((size_t)r * a.heads + h) * E
+                                   : (h == a.heads ? a.k : a.v) + (size_t)row.cache * E;
+        if (h <= a.heads) {
+            float4 x = lo, y = hi;
+            lo = make_float4(x.x * c0.x - y.x * c0.y, x.y * c0.z - y.y * c0.w,
+                             x.z * c1.x - y.z * c1.y, x.w * c1.z - y.w * c1.w);
+            hi = make_float4(y.x * c0.x + x.x * c0.y, y.y * c0.z + x.y * c0.w,
+                             y.z * c1.x + x.z * c1.y, y.w * c1.z + x.w * c1.w);
+        }
+        ((uint2 *)to)[e] = make_uint2(pack_bf16(lo.x, lo.y), pack_bf16(lo.z, lo.w));
+        ((uint2 *)(to + half))[e] = make_uint2(pack_bf16(hi.x, hi.y), pack_bf16(hi.z, hi.w));
     }
 }
 
 extern "C" cudaError_t cu_rope(const struct cu_rope *a, cudaStream_t s)
 {
-    if (a->head_dim % 4 == 0)
-        return launch_dependent(rope2_kernel, a->n_rows, a->heads ? 256 : 128, s, *a);
+    int each = a->head_dim / 8, heads = a->heads + 2;
+    if (a->head_dim % 8 == 0 && each <= 320)
+        return launch_dependent(rope8_kernel, a->n_rows,
+                                each * (heads * each <= 320 ? heads : 320 / each), s, *a);
     rope_kernel<<<a->n_rows, 128, 0, s>>>(*a);
     return cudaGetLastError();
 }
