@@ -629,9 +629,6 @@ pi0_status upload_weights(struct cuda_engine *c, struct pi0_error *err)
         u.st = check_finite(&u);
     if (!u.st)
         u.st = derive(&u);
-    for (int l = 0; !u.st && c->choice.geglu_sm90 && l < d->depth - 1; l++)
-        if (geglu90_pack(c->w.vlm[l].wgu, d->vlm_mlp_dim, d->vlm_width, c->dev.stream))
-            u.st = device_fail(err, cudaGetLastError(), "packing gate and up");
     upload_end(&u);
     dev_arena_free(&u.temp);
     if (!u.st) {

@@ -1,24 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0
  * geglu_bf16_sm90: h[M,F] = gelu_tanh(x·gateᵀ) ⊙ (x·upᵀ)    x, weights bf16, sums f32, h bf16
  * Called by: prefix MLP (M = 532 … 968, F = 16384, K = 2048).
- * Tiling:    weights on the wgmma M side: a CTA owns 256 packed rows (128 hidden units), two consumer
- *            warpgroups of 128 rows each, T tokens on the N side. One producer thread fills a ring of
+ * Tiling:    weights on the wgmma M side: a CTA owns 256 weight rows (128 hidden units), two consumer
+ *            warpgroups of 128 rows each, T tokens on the N side. Two producer threads fill two rings of
  *            K = 64 stages by tensor-map copies. A cluster of two CTAs shares its weights: each loads
  *            half and multicasts it, for two neighbouring token tiles. Persistent, tokens fastest, so
  *            that a weight slice is read from memory once.
  *
- *              packed rows of a CTA                     accumulators of a thread
- *              warpgroup q, block b, warp w, row r       d[4j+0,1]: gate, tokens 8j+2t, +1
+ *              weight rows of a CTA, turns of 8 gates    accumulators of a thread
+ *              and 8 ups: warpgroup q, block b, warp w   d[4j+0,1]: gate, tokens 8j+2t, +1
  *              r < 8: gate, r ≥ 8: up                    d[4j+2,3]: up, the same tokens
- *              unit = 64q + 16w + 4((r%8)/2) + 2b + (r%2)
+ *              unit = 64q + 32b + 8w + r % 8
  *
- *            so gelu(gate)·up needs no exchange, and after an 8×8 transpose in registers a thread
- *            holds four neighbouring units of one token: 8-byte stores, whole 32-byte sectors.
+ *            so gelu(gate)·up needs no exchange. stmatrix turns the fragments into rows of tokens in
+ *            shared memory, and a tensor-map copy takes them to h while the next tile begins.
  * Budget:    M = 788: 105.8 GFLOP, 134 MB of weights → bound by arithmetic: 137 µs at 773 TFLOP/s.
- * Now:       M = 788: 135 µs in a call (782 TFLOP/s, GeGLU in it; CUPTI, commit c035dca, NVIDIA H200,
- *            2026-11-22). Launches back to back, at the card's power limit, with the epilogue before
- *            this one (4b9ca83): 532: 109, 788: 158, 968: 205, 1576: 333; cuBLASLt without the GeGLU
- *            101, 147, 184, 281 in the same run.
+ * Now:       M = 788: 134 µs in a call (787 TFLOP/s, GeGLU in it; CUPTI). Launches back to back over six
+ *            weight sets: 536: 97, 792: 136, 968: 171; cuBLASLt without the GeGLU 94, 136, 166
+ *            (bench_gemm). NVIDIA H200, 2026-11-22.
  * Rounding:  one, at the store; gelu in float32 through exp. */
 #include "gemm_sm90.h"
 #include "wgmma_sm90.cuh"
@@ -30,17 +29,48 @@ using namespace wg90;
 namespace
 {
 
-constexpr int BLOCK_ROWS = 256; /* packed weight rows of a CTA */
+constexpr int BLOCK_ROWS = 256; /* weight rows of a CTA */
 constexpr int BLOCK_K = 64;     /* one 128-byte swizzle row of bf16 */
 constexpr int CLUSTER = 2;
 constexpr int THREADS = 384; /* producer warpgroup + two consumers */
 
+/* Two rings: a stage of weights is free when both CTAs have read it, one of tokens when this CTA has,
+ * so weights get the deeper one. */
 template <int T> struct tile {
     static constexpr int w_bytes = BLOCK_ROWS * BLOCK_K * 2;
     static constexpr int x_bytes = T * BLOCK_K * 2;
-    static constexpr int stage_bytes = w_bytes + x_bytes;
-    static constexpr int stages = (232448 - 2048) / stage_bytes;
-    static constexpr int smem = stages * stage_bytes + 1024 + 256;
+    static constexpr int out_bytes = T * 128; /* a warpgroup's results: 64 units of T tokens */
+    static constexpr int room = 232448 - 1024 - 256 - 2 * out_bytes;
+    static constexpr int w_stages = (room - 3 * x_bytes) / w_bytes;
+    static constexpr int x_stages = (room - w_stages * w_bytes) / x_bytes;
+    static constexpr int smem =
+        w_stages * w_bytes + x_stages * x_bytes + 2 * out_bytes + 1024 + 256;
+};
+
+/* A place in a ring of N stages. */
+template <int N> struct turn {
+    int at = 0;
+    uint32_t phase = 0;
+    __device__ __forceinline__ void next(void)
+    {
+        if (++at == N) {
+            at = 0;
+            phase ^= 1;
+        }
+    }
+};
+
+template <int T> struct rings {
+    using S = tile<T>;
+    unsigned char *w, *x, *out;
+    uint64_t *w_full, *w_empty, *x_full, *x_empty;
+
+    __device__ __forceinline__ rings(unsigned char *base)
+        : w(base), x(base + S::w_stages * S::w_bytes), out(x + S::x_stages * S::x_bytes),
+          w_full((uint64_t *)(out + 2 * S::out_bytes)), w_empty(w_full + S::w_stages),
+          x_full(w_empty + S::w_stages), x_empty(x_full + S::x_stages)
+    {
+    }
 };
 
 template <int T>
@@ -82,70 +112,59 @@ struct patch {
     }
 };
 
-template <int T> struct producer {
-    using S = tile<T>;
-    const CUtensorMap *w_map, *x_map;
-    unsigned char *ring;
-    uint64_t *full;
-    uint32_t rank;
-
-    __device__ __forceinline__ void weights(int stage, int k, const patch &p) const
-    {
-        int half = (int)rank * (BLOCK_ROWS / CLUSTER);
-        tma_load_2d_multicast(ring + stage * S::stage_bytes + half * 128, w_map, &full[stage],
-                              k * BLOCK_K, p.row0 + half, 3);
-    }
-    __device__ __forceinline__ void tokens(int stage, int k, const patch &p) const
-    {
-        tma_load_2d(ring + stage * S::stage_bytes + S::w_bytes, x_map, &full[stage], k * BLOCK_K,
-                    p.token0);
-    }
-};
-
+/* One thread: this CTA's half of every stage of weights, to both. The first ring is asked for before
+ * the predecessor has finished: weights are nobody's output. */
 template <int T>
-static __device__ __forceinline__ void produce(const producer<T> &load, uint64_t *empty,
-                                               int n_tiles, int token_pairs, int k_blocks)
+static __device__ __forceinline__ void produce_weights(const CUtensorMap *map, const rings<T> &r,
+                                                       int n_tiles, int token_pairs, int k_blocks,
+                                                       uint32_t rank)
 {
     using S = tile<T>;
-    int stage = 0;
-    uint32_t phase = 0;
-    int early = 1; /* the first ring of weights is asked for before the predecessor has finished */
+    turn<S::w_stages> at;
+    int half = (int)rank * (BLOCK_ROWS / CLUSTER);
     for (int t = (int)(blockIdx.x / CLUSTER); t < n_tiles; t += (int)(gridDim.x / CLUSTER)) {
-        patch p(t, token_pairs, T, load.rank);
-        int done = 0;
-        if (early) {
-            early = 0;
-            done = k_blocks < S::stages ? k_blocks : S::stages;
-            for (int k = 0; k < done; k++) {
-                mbar_expect(&load.full[k], S::stage_bytes);
-                load.weights(k, k, p);
-            }
-            pdl_wait();
-            for (int k = 0; k < done; k++)
-                load.tokens(k, k, p);
-            stage = done % S::stages;
-            phase = done / S::stages;
-        }
-        for (int k = done; k < k_blocks; k++) {
-            mbar_wait(&empty[stage], phase ^ 1);
-            mbar_expect(&load.full[stage], S::stage_bytes);
-            load.weights(stage, k, p);
-            load.tokens(stage, k, p);
-            if (++stage == S::stages) {
-                stage = 0;
-                phase ^= 1;
-            }
+        int row = t / token_pairs * BLOCK_ROWS + half;
+        for (int k = 0; k < k_blocks; k++, at.next()) {
+            mbar_wait(&r.w_empty[at.at], at.phase ^ 1);
+            mbar_expect(&r.w_full[at.at], S::w_bytes);
+            tma_load_2d_multicast(r.w + at.at * S::w_bytes + half * 128, map, &r.w_full[at.at],
+                                  k * BLOCK_K, row, 3);
         }
     }
 }
 
-/* Stores one warp's part of a tile: hidden units unit0 … unit0+15, T tokens. */
+/* One thread: this CTA's tokens. */
 template <int T>
-static __device__ __forceinline__ void store(const float (&d)[2][T / 2], __nv_bfloat16 *h, int f,
-                                             int unit0, int token0, int m)
+static __device__ __forceinline__ void produce_tokens(const CUtensorMap *map, const rings<T> &r,
+                                                      int n_tiles, int token_pairs, int k_blocks,
+                                                      uint32_t rank)
 {
-    int lane = threadIdx.x % 32;
-    __nv_bfloat16 *p = h + (size_t)(token0 + lane / 4) * f + unit0 + lane % 4 * 4;
+    using S = tile<T>;
+    turn<S::x_stages> at;
+    pdl_wait();
+    for (int t = (int)(blockIdx.x / CLUSTER); t < n_tiles; t += (int)(gridDim.x / CLUSTER)) {
+        int row = (t % token_pairs * CLUSTER + (int)rank) * T;
+        for (int k = 0; k < k_blocks; k++, at.next()) {
+            mbar_wait(&r.x_empty[at.at], at.phase ^ 1);
+            mbar_expect(&r.x_full[at.at], S::x_bytes);
+            tma_load_2d(r.x + at.at * S::x_bytes, map, &r.x_full[at.at], k * BLOCK_K, row);
+        }
+    }
+}
+
+/* A warpgroup's results, 64 hidden units of T tokens, through shared memory to h. Rows of 128 bytes in
+ * the swizzle of the tensor map: 16-byte chunk c of token r lies at c ^ r % 8. Block b of warp w holds
+ * chunk 4b + w; stmatrix turns a fragment, units by tokens, into rows of tokens. */
+template <int T>
+static __device__ __forceinline__ void store(const float (&d)[2][T / 2], unsigned char *out,
+                                             const CUtensorMap *map, int q, int unit0, int token0)
+{
+    int lane = threadIdx.x % 32, warp = (int)threadIdx.x / 32 % 4, row = lane % 8;
+    int chunk = lane / 8 % 2 * 4 + warp;
+    uint32_t at = smem_u32(out) + (lane / 16 * 8 + row) * 128 + ((chunk ^ row) * 16);
+    if (threadIdx.x % 128 == 0)
+        bulk_wait_read(); /* the tile before has left */
+    bar_sync(1 + q, 128);
     constexpr int GROUP = 4; /* tokens · 8 whose arithmetic overlaps; more would spill */
 #pragma unroll
     for (int j0 = 0; j0 < T / 8; j0 += GROUP) {
@@ -158,34 +177,47 @@ static __device__ __forceinline__ void store(const float (&d)[2][T / 2], __nv_bf
             v[i][1] = pack_bf16(even.y, odd.y);
         }
 #pragma unroll
-        for (int i = 0; i < GROUP && j0 + i < T / 8; i++)
-            store_v2_if(token0 + 8 * (j0 + i) + lane / 4 < m, p + (size_t)(8 * (j0 + i)) * f,
-                        movmatrix(v[i][0]), movmatrix(v[i][1]));
+        for (int i = 0; i < GROUP && j0 + i < T / 8; i += 2) {
+            if (j0 + i + 1 < T / 8)
+                stmatrix4_trans(at + (j0 + i) * 1024, v[i][0], v[i][1], v[i + 1][0], v[i + 1][1]);
+            else
+                stmatrix2_trans(at + (j0 + i) * 1024, v[i][0], v[i][1]);
+        }
     }
+    fence_proxy_async();
+    bar_sync(1 + q, 128);
+    if (threadIdx.x % 128 == 0)
+        tma_store_2d(map, out, unit0, token0);
 }
 
-/* Tells both producers that write this CTA's ring that a stage is free. */
-static __device__ __forceinline__ void release(uint64_t *empty)
+/* Tells both writers of this CTA's weights, and the one of its tokens, that a stage is free. */
+template <int T>
+static __device__ __forceinline__ void release(const rings<T> &r, int w_stage, int x_stage)
 {
-    if (threadIdx.x % 128 < CLUSTER)
-        mbar_arrive_cluster(empty, threadIdx.x % 128);
+    int i = (int)threadIdx.x % 128;
+    if (i < CLUSTER)
+        mbar_arrive_cluster(&r.w_empty[w_stage], (uint32_t)i);
+    if (i == 32)
+        mbar_arrive(&r.x_empty[x_stage]);
 }
 
 template <int T>
-static __device__ __forceinline__ void consume(unsigned char *ring, uint64_t *full, uint64_t *empty,
-                                               int n_tiles, int token_pairs, int k_blocks,
-                                               uint32_t rank, __nv_bfloat16 *h, int m, int f)
+static __device__ __forceinline__ void consume(const rings<T> &r, int n_tiles, int token_pairs,
+                                               int k_blocks, uint32_t rank,
+                                               const CUtensorMap *h_map)
 {
     using S = tile<T>;
-    int q = (int)threadIdx.x / 128 - 1, warp = (int)threadIdx.x / 32 % 4;
-    int stage = 0, last = -1;
-    uint32_t phase = 0;
+    int q = (int)threadIdx.x / 128 - 1;
+    turn<S::w_stages> w;
+    turn<S::x_stages> x;
+    int w_last = -1, x_last = 0;
     float d[2][T / 2];
     for (int t = (int)(blockIdx.x / CLUSTER); t < n_tiles; t += (int)(gridDim.x / CLUSTER)) {
         for (int k = 0; k < k_blocks; k++) {
-            mbar_wait(&full[stage], phase);
-            unsigned char *s = ring + stage * S::stage_bytes;
-            uint64_t a = desc_k128(s + q * 128 * 128), b = desc_k128(s + S::w_bytes);
+            mbar_wait(&r.x_full[x.at], x.phase);
+            mbar_wait(&r.w_full[w.at], w.phase);
+            uint64_t a = desc_k128(r.w + w.at * S::w_bytes + q * 128 * 128);
+            uint64_t b = desc_k128(r.x + x.at * S::x_bytes);
             wgmma_fence();
 #pragma unroll
             for (int kk = 0; kk < BLOCK_K / 16; kk++) { /* 32 bytes a step inside the swizzle row */
@@ -194,39 +226,45 @@ static __device__ __forceinline__ void consume(unsigned char *ring, uint64_t *fu
             }
             wgmma_commit();
             wgmma_wait<1>(); /* the stage before this one has been read */
-            if (last >= 0)
-                release(&empty[last]);
-            last = stage;
-            if (++stage == S::stages) {
-                stage = 0;
-                phase ^= 1;
-            }
+            if (w_last >= 0)
+                release<T>(r, w_last, x_last);
+            w_last = w.at;
+            x_last = x.at;
+            w.next();
+            x.next();
         }
         wgmma_wait<0>();
-        release(&empty[last]);
-        last = -1;
+        release<T>(r, w_last, x_last);
+        w_last = -1;
         patch p(t, token_pairs, T, rank);
-        store<T>(d, h, f, p.row0 / 2 + q * 64 + warp * 16, p.token0, m);
+        store<T>(d, r.out + q * S::out_bytes, h_map, q, p.row0 / 2 + q * 64, p.token0);
     }
+    if (threadIdx.x % 128 == 0)
+        bulk_wait();
 }
 
 template <int T>
 __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     geglu_bf16_sm90(const __grid_constant__ CUtensorMap w_map,
-                    const __grid_constant__ CUtensorMap x_map, __nv_bfloat16 *h, int m, int f,
-                    int k_blocks, int n_tiles, int token_pairs)
+                    const __grid_constant__ CUtensorMap x_map,
+                    const __grid_constant__ CUtensorMap h_map, int k_blocks, int n_tiles,
+                    int token_pairs)
 {
     using S = tile<T>;
     extern __shared__ unsigned char raw[];
-    unsigned char *ring = (unsigned char *)(((uintptr_t)raw + 1023) & ~(uintptr_t)1023);
-    uint64_t *full = (uint64_t *)(ring + S::stages * S::stage_bytes), *empty = full + S::stages;
+    rings<T> r((unsigned char *)(((uintptr_t)raw + 1023) & ~(uintptr_t)1023));
     uint32_t rank = cluster_ctarank();
     if (threadIdx.x == 0) {
         prefetch_tensormap(&w_map);
         prefetch_tensormap(&x_map);
-        for (int i = 0; i < S::stages; i++) {
-            mbar_init(&full[i], 1);
-            mbar_init(&empty[i], 2 * CLUSTER); /* two consumers in each CTA */
+        prefetch_tensormap(&h_map);
+        for (int i = 0; i < S::w_stages; i++) {
+            mbar_init(&r.w_full[i], 1);
+            mbar_init(&r.w_empty[i], 2 * CLUSTER); /* two consumers in each CTA */
+        }
+        for (int i = 0; i < S::x_stages; i++) {
+            mbar_init(&r.x_full[i], 1);
+            mbar_init(&r.x_empty[i], 2);
         }
         fence_mbar_init();
     }
@@ -234,33 +272,17 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     if (threadIdx.x < 128) {
         setmaxnreg_dec<40>();
         if (threadIdx.x == 0)
-            produce<T>({ &w_map, &x_map, ring, full, rank }, empty, n_tiles, token_pairs, k_blocks);
+            produce_weights<T>(&w_map, r, n_tiles, token_pairs, k_blocks, rank);
+        else if (threadIdx.x == 32)
+            produce_tokens<T>(&x_map, r, n_tiles, token_pairs, k_blocks, rank);
     } else {
         setmaxnreg_inc<232>();
         pdl_wait(); /* h may still be read by the kernel before */
-        consume<T>(ring, full, empty, n_tiles, token_pairs, k_blocks, rank, h, m, f);
+        consume<T>(r, n_tiles, token_pairs, k_blocks, rank, &h_map);
     }
     __syncwarp();
     pdl_launch();
     cluster_sync(); /* nobody leaves while a peer may still arrive at its barriers */
-}
-
-/* One block: 256 rows × 64 columns, from turns of 8 gates and 8 ups to the packed order, in place. */
-__global__ void repack_rows(uint4 *w, int row_vecs)
-{
-    __shared__ uint4 part[256][9]; /* 8 vectors of 8 values; a ninth against bank conflicts */
-    int row = (int)threadIdx.x;
-    uint4 *at = w + ((size_t)blockIdx.x * 256 + row) * row_vecs + blockIdx.y * 8;
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        part[row][i] = at[i];
-    __syncthreads();
-    int q = row / 128, b = row / 64 % 2, warp = row / 16 % 4, r = row % 16, c = r % 8;
-    int unit = q * 64 + warp * 16 + c / 2 * 4 + 2 * b + c % 2; /* inverse of geglu90_packed_row */
-    int from = unit / 8 * 16 + unit % 8 + (r < 8 ? 0 : 8);
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        at[i] = part[from][i];
 }
 
 template <int T> cudaError_t configure(cudaLaunchConfig_t *cfg)
@@ -290,8 +312,8 @@ cudaError_t launch(const struct geglu90 *p, int n_sms, int pdl, cudaStream_t str
     cfg.stream = stream;
     cfg.attrs = &attr;
     cfg.numAttrs = pdl ? 1 : 0;
-    return cudaLaunchKernelEx(&cfg, geglu_bf16_sm90<T>, p->w, p->x, (__nv_bfloat16 *)p->h, p->m,
-                              p->f, p->k / BLOCK_K, n_tiles, token_pairs);
+    return cudaLaunchKernelEx(&cfg, geglu_bf16_sm90<T>, p->w, p->x, p->h, p->k / BLOCK_K, n_tiles,
+                              token_pairs);
 }
 
 CUresult encode_2d(tensor_map_encode_fn encode, CUtensorMap *map, const void *base, int rows, int k,
@@ -329,31 +351,18 @@ extern "C" int geglu90_tile_tokens(int m, int f, int n_sms)
     return best;
 }
 
-extern "C" int geglu90_packed_row(int unit, int up)
-{
-    int in = unit % 128, q = in / 64, w = in / 16 % 4, u = in % 16;
-    int c = u / 4 * 2 + u % 2, b = u / 2 % 2;
-    return unit / 128 * 256 + q * 128 + b * 64 + w * 16 + (up ? 8 : 0) + c;
-}
-
-extern "C" cudaError_t geglu90_pack(void *w, int f, int k, cudaStream_t stream)
-{
-    repack_rows<<<dim3((unsigned)(2 * f / 256), (unsigned)(k / 64)), 256, 0, stream>>>((uint4 *)w,
-                                                                                       k / 8);
-    return cudaGetLastError();
-}
-
 extern "C" CUresult geglu90_plan(struct geglu90 *plan, tensor_map_encode_fn encode, const void *x,
-                                 const void *packed, void *h, int m, int f, int k, int tile_tokens)
+                                 const void *w, void *h, int m, int f, int k, int tile_tokens)
 {
     memset(plan, 0, sizeof *plan);
-    plan->h = h;
     plan->m = m;
     plan->f = f;
     plan->k = k;
     plan->tile_tokens = tile_tokens;
-    CUresult r = encode_2d(encode, &plan->w, packed, 2 * f, k, BLOCK_ROWS / CLUSTER);
-    return r != CUDA_SUCCESS ? r : encode_2d(encode, &plan->x, x, m, k, tile_tokens);
+    CUresult r = encode_2d(encode, &plan->w, w, 2 * f, k, BLOCK_ROWS / CLUSTER);
+    if (r == CUDA_SUCCESS)
+        r = encode_2d(encode, &plan->x, x, m, k, tile_tokens);
+    return r != CUDA_SUCCESS ? r : encode_2d(encode, &plan->h, h, m, f, tile_tokens);
 }
 
 extern "C" cudaError_t geglu90_launch(const struct geglu90 *plan, int n_sms, int pdl,

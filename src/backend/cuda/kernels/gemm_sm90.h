@@ -11,11 +11,11 @@
 extern "C" {
 #endif
 
-/* h[M, F] = gelu_tanh(x · gateᵀ) ⊙ (x · upᵀ)      x [M, K] bf16, gate and up [F, K] bf16, h bf16.
- * F a multiple of 256, K a multiple of 64. One plan holds the tensor maps of one (x, w, h). */
+/* h[M, F] = gelu_tanh(x · gateᵀ) ⊙ (x · upᵀ)      x [M, K] bf16, h bf16; gate and up in one matrix
+ * w [2F, K] bf16, rows in turns of 8. F a multiple of 256, K a multiple of 64. One plan holds the
+ * tensor maps of one (x, w, h). */
 struct geglu90 {
-    CUtensorMap w, x;
-    void *h;
+    CUtensorMap w, x, h;
     int m, f, k, tile_tokens;
 };
 
@@ -25,13 +25,6 @@ int geglu90_supported(int compute_major, int compute_minor, int m, int f, int k)
 /* Tokens a tile: the size that wastes least time on `n_sms` processors. Pure; host-tested. */
 int geglu90_tile_tokens(int m, int f, int n_sms);
 
-/* Row of packed weights (2F rows) that holds gate (up = 0) or up (up = 1) row `unit`: the order that
- * puts a hidden unit's gate and up into one thread's accumulators. Pure; host-tested. */
-int geglu90_packed_row(int unit, int up);
-
-/* w [2F, K] bf16 on the device, rows in turns of 8 gates and 8 ups → the packed order, in place. */
-cudaError_t geglu90_pack(void *w, int f, int k, cudaStream_t stream);
-
 /* Fills a plan. `encode` is cuTensorMapEncodeTiled, looked up by the caller. x must have room for
  * m rows; rows past m are neither read nor written. Returns the driver's status. */
 typedef CUresult (*tensor_map_encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
@@ -40,7 +33,7 @@ typedef CUresult (*tensor_map_encode_fn)(CUtensorMap *, CUtensorMapDataType, cuu
                                          CUtensorMapSwizzle, CUtensorMapL2promotion,
                                          CUtensorMapFloatOOBfill);
 CUresult geglu90_plan(struct geglu90 *plan, tensor_map_encode_fn encode, const void *x,
-                      const void *packed, void *h, int m, int f, int k, int tile_tokens);
+                      const void *w, void *h, int m, int f, int k, int tile_tokens);
 
 /* Enqueues; `pdl` non-zero gives the kernel the programmatic-launch attribute (it waits for its
  * predecessor before it touches x or h). */

@@ -154,14 +154,6 @@ static __device__ __forceinline__ uint64_t desc_k128(const void *p)
            ((uint64_t)1 << 62);
 }
 
-/* movmatrix: transposes an 8×8 tile of 16-bit values held one row of 8 by four lanes. */
-static __device__ __forceinline__ uint32_t movmatrix(uint32_t a)
-{
-    uint32_t d;
-    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(d) : "r"(a));
-    return d;
-}
-
 /* Two float32 rounded to bf16, `lo` in the low half. */
 static __device__ __forceinline__ uint32_t pack_bf16(float lo, float hi)
 {
@@ -184,13 +176,44 @@ static __device__ __forceinline__ float rcp(float x)
     return y;
 }
 
-/* An 8-byte store under a predicate: no branch between stores, so that they overlap. */
-static __device__ __forceinline__ void store_v2_if(int yes, void *p, uint32_t lo, uint32_t hi)
+/* stmatrix.trans: fragments held one row of 8 by four lanes go out column by column. Lane l gives the
+ * address of row l % 8 of matrix l / 8. */
+static __device__ __forceinline__ void stmatrix4_trans(uint32_t at, uint32_t a, uint32_t b,
+                                                       uint32_t c, uint32_t d)
 {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %0, 0;\n"
-                 "@p st.global.v2.b32 [%1], {%2, %3};\n}" ::"r"(yes),
-                 "l"(p), "r"(lo), "r"(hi)
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at),
+                 "r"(a), "r"(b), "r"(c), "r"(d)
                  : "memory");
+}
+static __device__ __forceinline__ void stmatrix2_trans(uint32_t at, uint32_t a, uint32_t b)
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(at), "r"(a),
+                 "r"(b)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void bar_sync(int id, int threads)
+{
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+/* Shared memory → box at (c0, c1), a group of its own; what lies outside the tensor is left out. */
+static __device__ __forceinline__ void tma_store_2d(const CUtensorMap *map, const void *src, int c0,
+                                                    int c1)
+{
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];\n"
+                 "cp.async.bulk.commit_group;" ::"l"(map),
+                 "r"(smem_u32(src)), "r"(c0), "r"(c1)
+                 : "memory");
+}
+/* This thread's stores have read their source; are done. */
+static __device__ __forceinline__ void bulk_wait_read(void)
+{
+    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+static __device__ __forceinline__ void bulk_wait(void)
+{
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
 #include "wgmma_sm90.inc"
