@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Kernel selection and shape buckets of the CUDA backend: pure functions, no GPU needed. */
+#include "backend/cuda/kernels/qkv_sm90.h"
 #include "backend/cuda/kernels/vision_sm90.h"
 #include "backend/cuda/select.h"
 
@@ -31,6 +32,7 @@ static void kernels_by_device(void **state)
     assert_int_equal(c.attn_prefix, CU_ATTN_KERNEL_MMA);
     assert_int_equal(c.attn_suffix, CU_ATTN_KERNEL_MMA);
     assert_int_equal(c.geglu_sm90, 0);
+    assert_int_equal(c.qkv_sm90, 0);
     assert_int_equal(c.glu_group_vlm, 8);
     cu_select(&c, &(struct cu_facts){ 86, 82, 101376 }, &full); /* 99 KB: 32-key tiles fit */
     assert_int_equal(c.attn_prefix, CU_ATTN_KERNEL_MMA);
@@ -39,9 +41,11 @@ static void kernels_by_device(void **state)
     cu_select(&c, &(struct cu_facts){ 90, 132, 232448 }, &full);
     assert_int_equal(c.attn_prefix, CU_ATTN_KERNEL_SM90);
     assert_int_equal(c.geglu_sm90, 1);
+    assert_int_equal(c.qkv_sm90, 1);
     cu_select(&c, &(struct cu_facts){ 90, 132, 232448 }, &tiny);
     assert_int_equal(c.attn_prefix, CU_ATTN_KERNEL_MMA); /* head size 32 */
     assert_int_equal(c.geglu_sm90, 0);
+    assert_int_equal(c.qkv_sm90, 0);
     cu_select(&c, &(struct cu_facts){ 120, 170, 101376 }, &full);
     assert_int_equal(c.attn_prefix, CU_ATTN_KERNEL_MMA);
 }
@@ -80,6 +84,20 @@ static void vision_by_device(void **state)
     cu_select(&c, &(struct cu_facts){ 90, 132, 232448 }, &full);
     assert_int_equal(c.attn_vision, CU_ATTN_KERNEL_MMA);
     assert_int_equal(c.vision_sm90, 0);
+}
+
+/* q, k, v in one kernel as long as all of its tiles run at once. */
+static void qkv_tiles(void **state)
+{
+    (void)state;
+    assert_int_equal(qkv90_tile_tokens(8, 8, 132), 96);
+    assert_int_equal(qkv90_tile_tokens(536, 8, 132), 96);
+    assert_int_equal(qkv90_tile_tokens(577, 8, 132), 136);
+    assert_int_equal(qkv90_tile_tokens(800, 8, 132), 136);
+    assert_int_equal(qkv90_tile_tokens(968, 8, 132), 168);
+    assert_int_equal(qkv90_tile_tokens(1008, 8, 132), 168);
+    assert_int_equal(qkv90_tile_tokens(1009, 8, 132), 0);
+    assert_int_equal(qkv90_tile_tokens(968, 8, 78), 0);
 }
 
 static void down_in_parts(void **state)
@@ -193,6 +211,7 @@ int main(void)
         cmocka_unit_test(kernels_by_device),
         cmocka_unit_test(odd_heads_take_the_plain_kernel),
         cmocka_unit_test(vision_by_device),
+        cmocka_unit_test(qkv_tiles),
         cmocka_unit_test(down_in_parts),
         cmocka_unit_test(vision_tiles),
         cmocka_unit_test(glu_groups),

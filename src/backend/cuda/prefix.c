@@ -37,6 +37,14 @@ static pi0_status prefix_norm(struct cuda_engine *c, const float *w, int rows, i
     return PI0_OK;
 }
 
+/* Fails as the driver does when it refuses a tensor map. */
+static pi0_status map_status(CUresult r, struct pi0_error *err)
+{
+    return r == CUDA_SUCCESS
+               ? PI0_OK
+               : pi0_fail(err, PI0_E_DEVICE, "cuTensorMapEncodeTiled: status %d", (int)r);
+}
+
 /* Projection, RoPE and the cache; `heads` 0 for the last layer. */
 static pi0_status prefix_qkv(struct cuda_engine *c, int l, int heads, int rows, int parts,
                              struct pi0_error *err)
@@ -45,9 +53,6 @@ static pi0_status prefix_qkv(struct cuda_engine *c, int l, int heads, int rows, 
     int W = d->vlm_width, E = d->head_dim;
     cu_mark(c, CU_OP_PREFIX_NORM, parts ? "residual" : "");
     TRY(prefix_norm(c, c->w.vlm[l].n1, rows, parts, err));
-    cu_mark(c, heads ? CU_OP_PREFIX_QKV : CU_OP_REST, "");
-    TRY(cu_qkv(c, cu_product(rows, (heads + 2) * E, W, c->b.h, c->w.vlm[l].wqkv, c->b.qkv), E,
-               err));
     struct cu_rope r = { .qkv = c->b.qkv,
                          .rows = c->b.rows,
                          .cos_sin = c->w.rope,
@@ -57,17 +62,21 @@ static pi0_status prefix_qkv(struct cuda_engine *c, int l, int heads, int rows, 
                          .n_rows = rows,
                          .heads = heads,
                          .head_dim = E };
+    int own = c->choice.qkv_sm90 && !(c->without & PI0_WITHOUT_FUSED_PROJECTIONS) && heads > 0;
+    int tile = own ? qkv90_tile_tokens(rows, heads, c->dev.n_sm) : 0;
+    if (tile) {
+        struct qkv90 p;
+        cu_mark(c, CU_OP_PREFIX_QKV, "RoPE, write into the K/V cache");
+        TRY(map_status(qkv90_plan(&p, c->encode, c->b.h, c->w.vlm[l].wqkv, &r, W, tile), err));
+        CU_TRY(qkv90_launch(&p, 1, c->dev.stream), err);
+        return PI0_OK;
+    }
+    cu_mark(c, heads ? CU_OP_PREFIX_QKV : CU_OP_REST, "");
+    TRY(cu_qkv(c, cu_product(rows, (heads + 2) * E, W, c->b.h, c->w.vlm[l].wqkv, c->b.qkv), E,
+               err));
     cu_mark(c, heads ? CU_OP_PREFIX_ROPE : CU_OP_REST, "write into the K/V cache");
     CU_TRY(cu_rope(&r, c->dev.stream), err);
     return PI0_OK;
-}
-
-/* Fails as the driver does when it refuses a tensor map. */
-static pi0_status map_status(CUresult r, struct pi0_error *err)
-{
-    return r == CUDA_SUCCESS
-               ? PI0_OK
-               : pi0_fail(err, PI0_E_DEVICE, "cuTensorMapEncodeTiled: status %d", (int)r);
 }
 
 static pi0_status prefix_attention_sm90(struct cuda_engine *c, int l, const struct cu_key *k,

@@ -31,6 +31,7 @@ void cu_select(struct cu_choice *out, const struct cu_facts *f, const struct pla
         .attn_suffix = attn_for((d->head_dim == 256 && room) || d->head_dim == 32),
         .glu_group_vlm = cu_glu_group(d->vlm_mlp_dim),
         .glu_group_expert = cu_glu_group(d->expert_mlp_dim),
+        .qkv_sm90 = f->cc == 90 && d->head_dim == 256 && d->vlm_width % 64 == 0,
         .geglu_sm90 = f->cc == 90 && d->vlm_mlp_dim % 256 == 0 && d->vlm_width % 64 == 0,
     };
     if (f->cc == 90 && vision_head == 72 && p->tokens_per_camera == 256)

@@ -27,6 +27,8 @@ struct cu_choice {
     int glu_group_vlm, glu_group_expert; /* gate and up rows in turns of this many */
     int vision_sm90; /* 1: the tower's layers are vision_sm90.cu's fused products, up to
                         CU_VISION_FUSED_ROWS rows */
+    int qkv_sm90;    /* 1: q, k, v of the prefix with RoPE are qkv_sm90.cu's one kernel, up to the
+                        rows that it takes at once */
     int geglu_sm90;  /* 1: the prefix's gate·up and GeGLU are gemm_sm90.cu's one kernel */
 };
 void cu_select(struct cu_choice *out, const struct cu_facts *f, const struct plan *p);

@@ -17,6 +17,7 @@
 #include "backend/cuda/kernels/denoise_sm90.h"
 #include "backend/cuda/kernels/gemm_lt.h"
 #include "backend/cuda/kernels/kernels.h"
+#include "backend/cuda/kernels/qkv_sm90.h"
 #include "backend/cuda/kernels/vision_sm90.h"
 #include "backend/cuda/select.h"
 
