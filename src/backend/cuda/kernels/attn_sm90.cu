@@ -4,15 +4,15 @@
  * Tiling:    128 query rows a CTA, 64 a consumer warpgroup; keys in blocks of 64 through a ring of
  *            two K and two V blocks that both warpgroups read. S = q·kᵀ from shared memory; P stays in
  *            registers; V is the MN-major operand, so it is used as it lies. A cluster of 1 … 4 CTAs
- *            splits the keys of one row tile and adds its parts through distributed shared memory,
- *            in rank order: the same bits every run.
+ *            splits the keys of one row tile; each finishes a share of the columns from its own sums
+ *            and those that its peers send (st.async), in a fixed order: the same bits every run.
  *
  *              block i:   S_i = q·k_i ──► softmax_i ──────────┐
  *              tensor:    [ S_i ][ O += P_{i-1}·v_{i-1}  ]     the product runs under the softmax
  *
  * Budget:    788 tokens: 5.1 GFLOP, 7.3 MB → bound by arithmetic; 6.6 µs at 773 TFLOP/s.
- * Now:       18.8 µs at 788 tokens (keys over 2 CTAs), 13.8 at 532 (3), 20.3 at 968 (2), 100 at 8 × 788
- *            (407 TFLOP/s): check_attn_sm90 --bench, NVIDIA H200, 2026-11-22.
+ * Now:       17.0 µs at 788 tokens (keys over 2 CTAs), 13.1 at 532 (3), 18.5 at 968 (2), 91.5 at 8 × 788
+ *            (445 TFLOP/s): check_attn_sm90 --bench, NVIDIA H200, 2026-11-22.
  * Rounding:  P to bf16, o to bf16. */
 #include "attn_sm90.h"
 #include "wgmma_sm90.cuh"
@@ -26,13 +26,12 @@ namespace
 
 constexpr int E = 256, ROWS = 128, KEYS = 64, RING = 2, THREADS = 384;
 constexpr int Q_BYTES = ROWS * E * 2, KV_BYTES = KEYS * E * 2;
-constexpr int O_STRIDE = 264; /* floats a row of the exchange: rows start 8 banks apart */
 constexpr int RING_BYTES = Q_BYTES + 2 * RING * KV_BYTES;
-constexpr int PARTS_BYTES = ROWS * O_STRIDE * 4 + 2 * ROWS * 4;
-constexpr int SMEM = (RING_BYTES > PARTS_BYTES ? RING_BYTES : PARTS_BYTES) + 1024 + 256;
+constexpr int SMEM = RING_BYTES + 1024;
 
 struct bars {
     uint64_t q, k_full[RING], k_empty[RING], v_full[RING], v_empty[RING];
+    uint64_t free, parts; /* the peers' rings; what they send */
 };
 
 /* MN-major operand with 128-byte rows of 64 columns: blocks of 64 columns are KEYS · 128 bytes apart
@@ -190,90 +189,198 @@ static __device__ __forceinline__ void attend(float (&o)[128], rows &r, unsigned
     }
 }
 
-/* Without a split a thread's own rows are complete. */
+/* stmatrix: fragments held one row of 8 by four lanes, to memory. Lane l gives the address of row l % 8
+ * of matrix l / 8. */
+static __device__ __forceinline__ void stmatrix4(uint32_t at, uint32_t a, uint32_t b, uint32_t c,
+                                                 uint32_t d)
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at),
+                 "r"(a), "r"(b), "r"(c), "r"(d)
+                 : "memory");
+}
+
+/* Without a split a warp's own 16 rows are complete: through the place of their queries, which nobody
+ * reads any more, to whole lines. 16-byte chunk c of a row of 64 values lies at c ^ row % 8. */
 static __device__ __forceinline__ void store_rows(const float (&o)[128], const rows &r,
-                                                  __nv_bfloat16 *out, int row, int n_rows)
+                                                  unsigned char *smem, int row_in_tile,
+                                                  __nv_bfloat16 *out, int row0, int n_rows)
 {
     int lane = threadIdx.x % 32;
+    unsigned char *mine = smem + row_in_tile * 128; /* of the warp's first row */
+    float inv[2] = { 1.0f / r.l[0], 1.0f / r.l[1] };
+    uint32_t at = smem_u32(mine) + lane % 16 * 128;
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-        if (row + 8 * h >= n_rows)
-            continue;
-        float inv = 1.0f / r.l[h];
-        uint32_t *p = (uint32_t *)(out + (size_t)(row + 8 * h) * E) + lane % 4;
+    for (int j = 0; j < 32; j += 2) {
+        uint32_t v[4];
 #pragma unroll
-        for (int j = 0; j < 32; j++)
-            p[4 * j] = pack_bf16(o[4 * j + 2 * h] * inv, o[4 * j + 2 * h + 1] * inv);
+        for (int i = 0; i < 4; i++) {
+            const float *x = &o[4 * (j + i / 2) + 2 * (i % 2)];
+            v[i] = pack_bf16(x[0] * inv[i % 2], x[1] * inv[i % 2]);
+        }
+        stmatrix4(at + j / 8 * (ROWS * 128) + (((j % 8 + lane / 16) ^ lane % 8) * 16), v[0], v[1],
+                  v[2], v[3]);
     }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        if (row0 + row_in_tile + i < n_rows)
+            ((uint4 *)(out + (size_t)(row0 + row_in_tile + i) * E))[lane] =
+                *(const uint4 *)(mine + lane / 8 * (ROWS * 128) + i * 128 +
+                                 ((lane % 8 ^ i % 8) * 16));
 }
 
-/* Parts of all CTAs of the cluster → rows of the output; CTA `rank` finishes every split-th row. */
-static __device__ __forceinline__ void combine(unsigned char *smem, __nv_bfloat16 *out, int row0,
-                                               int n_rows, int split, uint32_t rank)
+/* How S CTAs share a tile's sums: CTA c finishes column groups (of 8) begin(c) … begin(c + 1). What it
+ * gets lies in a slot for each sender, a plane of 256 threads · 16 bytes for each group, and one more
+ * for the rows' maxima and sums. */
+template <int S> struct parts {
+    static constexpr int most = (32 + S - 1) / S;
+    static constexpr int plane = 256 * 16, slot = plane * (1 + most);
+    static constexpr int staging = 131072, pitch = 272; /* an odd number of 16-byte chunks */
+    static_assert((S - 1) * slot <= staging && staging + ROWS * pitch <= RING_BYTES, "room");
+    static constexpr __host__ __device__ int begin(int c) { return 32 * c / S; }
+    static constexpr __host__ __device__ int width(int c) { return begin(c + 1) - begin(c); }
+};
+
+static __device__ __forceinline__ void st_async(uint32_t at, uint32_t bar, float x, float y,
+                                                float z, float w)
 {
-    uint32_t base = smem_u32(smem), part[4];
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 "
+                 "[%0], {%1, %2, %3, %4}, [%5];" ::"r"(at),
+                 "f"(x), "f"(y), "f"(z), "f"(w), "r"(bar)
+                 : "memory");
+}
+
+static __device__ __forceinline__ uint32_t map_rank(uint32_t at, int rank)
+{
+    uint32_t to;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(at), "r"(rank));
+    return to;
+}
+
+/* Waits for data that peers sent by st.async. */
+static __device__ __forceinline__ void mbar_wait_cluster(uint64_t *bar, uint32_t parity)
+{
+    asm volatile("{\n.reg .pred p;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n"
+                 "@p bra done;\n"
+                 "bra again;\n"
+                 "done:\n}\n" ::"r"(smem_u32(bar)),
+                 "r"(parity)
+                 : "memory");
+}
+
+/* Sends each peer the columns that it finishes and waits for this CTA's. A peer's memory is written
+ * once it has said that its ring is free. */
+template <int S>
+static __device__ __forceinline__ void exchange(const float (&o)[128], const float4 &ml,
+                                                unsigned char *smem, bars *b, int rank)
+{
+    using P = parts<S>;
+    int i = (int)threadIdx.x - 128;
+    if (i < S - 1)
+        mbar_arrive_cluster(&b->free, (uint32_t)(i + (i >= rank)));
+    mbar_wait(&b->free, 0);
 #pragma unroll
-    for (int c = 0; c < 4; c++)
-        asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
-                     : "=r"(part[c])
-                     : "r"(base), "r"(c < split ? c : 0));
-    int warp = (int)threadIdx.x / 32 - 4,
-        lane = threadIdx.x % 32; /* 8 consumer warps, a row each */
-    for (int row = warp * split + (int)rank; row < ROWS; row += 8 * split) {
-        if (row0 + row >= n_rows)
-            continue;
-        float m[4], l[4], top = -INFINITY, sum = 0;
-        float acc[8] = { 0 };
+    for (int c = 0; c < S; c++)
+        if (c != rank) {
+            int slot = rank < c ? rank : rank - 1;
+            uint32_t at = map_rank(smem_u32(smem) + slot * P::slot + i * 16, c);
+            uint32_t bar = map_rank(smem_u32(&b->parts), c);
+            st_async(at, bar, ml.x, ml.y, ml.z, ml.w);
 #pragma unroll
-        for (int c = 0; c < 4; c++)
-            if (c < split) {
-                uint32_t at = part[c] + ROWS * O_STRIDE * 4 + row * 8;
-                asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];"
-                             : "=f"(m[c]), "=f"(l[c])
-                             : "r"(at));
-                top = fmaxf(top, m[c]);
-            }
-#pragma unroll
-        for (int c = 0; c < 4; c++)
-            if (c < split) {
-                float w = m[c] == -INFINITY ? 0.0f : ex2(m[c] - top);
-                sum += l[c] * w;
-                uint32_t at = part[c] + (row * O_STRIDE + lane * 4) * 4;
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    float x[4];
-                    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-                                 : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
-                                 : "r"(at + i * 512));
-#pragma unroll
-                    for (int j = 0; j < 4; j++)
-                        acc[4 * i + j] += x[j] * w;
+            for (int j = 0; j < P::most; j++)
+                if (j < P::width(c)) {
+                    const float *x = &o[4 * (P::begin(c) + j)];
+                    st_async(at + (1 + j) * P::plane, bar, x[0], x[1], x[2], x[3]);
                 }
-            }
-        float inv = 1.0f / sum;
-        uint2 *p = (uint2 *)(out + (size_t)(row0 + row) * E) + lane;
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            p[32 * i] = make_uint2(pack_bf16(acc[4 * i] * inv, acc[4 * i + 1] * inv),
-                                   pack_bf16(acc[4 * i + 2] * inv, acc[4 * i + 3] * inv));
-    }
+        }
+    mbar_wait_cluster(&b->parts, 0);
 }
 
-static __device__ __forceinline__ void write_part(const float (&o)[128], const rows &r,
-                                                  unsigned char *smem, int row, float scale_log2)
+/* Parts of all CTAs of the cluster → the columns of this one, all rows. */
+template <int S>
+static __device__ __forceinline__ void combine(const float (&o)[128], const float4 &ml,
+                                               unsigned char *smem, __nv_bfloat16 *out,
+                                               int row_in_tile, int row0, int n_rows, int rank)
 {
-    float *po = (float *)smem;
-    float2 *ml = (float2 *)(smem + ROWS * O_STRIDE * 4);
-    int lane = threadIdx.x % 32;
+    using P = parts<S>;
+    int i = (int)threadIdx.x - 128, lane = i % 32;
+    const unsigned char *in = smem + i * 16;
+    float4 got[S - 1];
+    float top[2] = { ml.x, ml.z }, w[2][S], sum[2] = { 0, 0 };
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-        float *p = po + (row + 8 * h) * O_STRIDE + lane % 4 * 2;
-#pragma unroll
-        for (int j = 0; j < 32; j++)
-            *(float2 *)(p + 8 * j) = make_float2(o[4 * j + 2 * h], o[4 * j + 2 * h + 1]);
-        if (lane % 4 == 0)
-            ml[row + 8 * h] = make_float2(r.m[h] * scale_log2, r.l[h]);
+    for (int s = 0; s < S - 1; s++) {
+        got[s] = *(const float4 *)(in + s * P::slot);
+        top[0] = fmaxf(top[0], got[s].x);
+        top[1] = fmaxf(top[1], got[s].z);
     }
+#pragma unroll
+    for (int s = 0; s < S; s++) { /* the last is this CTA */
+        float4 t = s < S - 1 ? got[s < S - 1 ? s : 0] : ml;
+        w[0][s] = t.x == -INFINITY ? 0.0f : ex2(t.x - top[0]);
+        w[1][s] = t.z == -INFINITY ? 0.0f : ex2(t.z - top[1]);
+        sum[0] += t.y * w[0][s];
+        sum[1] += t.w * w[1][s];
+    }
+#pragma unroll
+    for (int s = 0; s < S; s++) {
+        w[0][s] *= 1.0f / sum[0];
+        w[1][s] *= 1.0f / sum[1];
+    }
+    unsigned char *mine = smem + P::staging + row_in_tile * P::pitch;
+    unsigned char *to = mine + lane / 4 * P::pitch + lane % 4 * 4;
+#pragma unroll
+    for (int c = 0; c < S; c++)
+        if (c == rank) {
+#pragma unroll
+            for (int j = 0; j < P::most; j++) {
+                if (j >= P::width(c))
+                    break;
+                const float *x = &o[4 * (P::begin(c) + j)];
+                float4 a = make_float4(x[0] * w[0][S - 1], x[1] * w[0][S - 1], x[2] * w[1][S - 1],
+                                       x[3] * w[1][S - 1]);
+#pragma unroll
+                for (int s = 0; s < S - 1; s++) {
+                    float4 t = *(const float4 *)(in + s * P::slot + (1 + j) * P::plane);
+                    a.x += t.x * w[0][s];
+                    a.y += t.y * w[0][s];
+                    a.z += t.z * w[1][s];
+                    a.w += t.w * w[1][s];
+                }
+                *(uint32_t *)(to + j * 16) = pack_bf16(a.x, a.y);
+                *(uint32_t *)(to + 8 * P::pitch + j * 16) = pack_bf16(a.z, a.w);
+            }
+            __syncwarp();
+#pragma unroll
+            for (int k = 0; k < (16 * P::most + 31) / 32; k++) {
+                int at = k * 32 + lane, r = at / P::width(c), j = at % P::width(c);
+                int row = row0 + row_in_tile + r;
+                if (r < 16 && row < n_rows)
+                    ((uint4 *)(out + (size_t)row * E))[P::begin(c) + j] =
+                        *(const uint4 *)(mine + r * P::pitch + j * 16);
+            }
+        }
+}
+
+template <int S>
+static __device__ __forceinline__ void
+finish(const float (&o)[128], const rows &r, unsigned char *smem, bars *b, __nv_bfloat16 *out,
+       int row_in_tile, int row0, int n_rows, int rank, float scale_log2)
+{
+    float4 ml = make_float4(r.m[0] * scale_log2, r.l[0], r.m[1] * scale_log2, r.l[1]);
+    exchange<S>(o, ml, smem, b, rank);
+    combine<S>(o, ml, smem, out, row_in_tile, row0, n_rows, rank);
+}
+
+/* Barriers alone: their initialisation has its own fence, and no other data is published. */
+static __device__ __forceinline__ void cluster_arrive_relaxed(void)
+{
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+static __device__ __forceinline__ void cluster_wait(void)
+{
+    asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
 }
 
 __global__ void __launch_bounds__(THREADS, 1)
@@ -298,14 +405,22 @@ __global__ void __launch_bounds__(THREADS, 1)
             mbar_init(&b.k_empty[i], 2);
             mbar_init(&b.v_empty[i], 2);
         }
+        if (split > 1) {
+            mbar_init(&b.free, (uint32_t)split - 1);
+            mbar_init(&b.parts, 1);
+            int width = 32 * ((int)rank + 1) / split - 32 * (int)rank / split;
+            mbar_expect(&b.parts, (uint32_t)((split - 1) * (1 + width) * 4096));
+        }
         fence_mbar_init();
     }
     __syncthreads();
-    pdl_wait(); /* segments may come from the kernel before */
     attn90_segment seg = segments[blockIdx.y];
+    pdl_wait();
     int row0 = (int)(blockIdx.x / split) * ROWS, n_rows = seg.n_rows * heads;
     if (row0 >= n_rows)
         return; /* the whole cluster leaves */
+    if (split > 1)
+        cluster_arrive_relaxed(); /* waited for before anything is sent to a peer */
     int blocks = (seg.n_rows + KEYS - 1) / KEYS;
     int first = blocks * (int)rank / split, last = blocks * ((int)rank + 1) / split;
     __nv_bfloat16 *out = o_all + (size_t)seg.q_row * heads * E;
@@ -315,14 +430,13 @@ __global__ void __launch_bounds__(THREADS, 1)
             produce(q_map, k_map, v_map, smem, &b, seg.q_row * heads + row0,
                     seg.kv_row + kv_row_offset, first, last);
         __syncwarp();
-        if (split > 1) {
-            cluster_sync();
-            cluster_sync();
-        }
+        if (split > 1)
+            cluster_wait();
     } else {
         setmaxnreg_inc<232>();
         int q = (int)threadIdx.x / 128 - 1;
-        int row = q * 64 + (int)threadIdx.x / 32 % 4 * 16 + (int)threadIdx.x % 32 / 4;
+        int lane = (int)threadIdx.x % 32;
+        int row = q * 64 + (int)threadIdx.x / 32 % 4 * 16 + lane / 4;
         float o[128];
 #pragma unroll
         for (int j = 0; j < 128; j++)
@@ -330,16 +444,21 @@ __global__ void __launch_bounds__(THREADS, 1)
         rows r = { { -INFINITY, -INFINITY }, { 0, 0 }, { 0, 0 } };
         attend(o, r, smem, &b, q, first, last, seg.n_valid, scale_log2);
         pdl_launch();
+        int first_row = row - lane / 4; /* of the warp */
         if (split == 1) {
-            store_rows(o, r, out, row0 + row, n_rows);
+            store_rows(o, r, smem, first_row, out, row0, n_rows);
         } else {
             asm volatile("bar.sync 1, 256;" ::: "memory"); /* both are done with the ring */
-            write_part(o, r, smem, row, scale_log2);
-            cluster_sync();
-            combine(smem, out, row0, n_rows, split, rank);
-            cluster_sync(); /* parts stay until the peers have read them */
+            cluster_wait();
+            if (split == 2)
+                finish<2>(o, r, smem, &b, out, first_row, row0, n_rows, (int)rank, scale_log2);
+            else if (split == 3)
+                finish<3>(o, r, smem, &b, out, first_row, row0, n_rows, (int)rank, scale_log2);
+            else
+                finish<4>(o, r, smem, &b, out, first_row, row0, n_rows, (int)rank, scale_log2);
         }
     }
+    /* Nobody is left behind: a CTA waits for all that is sent to it. */
 }
 
 CUresult encode_rows(tensor_map_encode_fn encode, CUtensorMap *map, const void *base, long rows,

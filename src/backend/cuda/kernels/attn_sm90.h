@@ -10,7 +10,7 @@ extern "C" {
 #endif
 
 /* One sample of a launch, in device memory: read at run time, so that lengths change without a new
- * graph. */
+ * graph. Read before the wait for the preceding kernel, so no kernel that may still run writes it. */
 struct attn90_segment {
     int q_row;   /* first token row in q and o */
     int n_rows;  /* tokens, and keys that are looked at */
