@@ -11,8 +11,8 @@
  *              tensor:    [ S_i ][ O += P_{i-1}·v_{i-1}  ]     the product runs under the softmax
  *
  * Budget:    788 tokens: 5.1 GFLOP, 7.3 MB → bound by arithmetic; 6.6 µs at 773 TFLOP/s.
- * Now:       17.0 µs at 788 tokens (keys over 2 CTAs), 13.1 at 532 (3), 18.5 at 968 (2), 91.5 at 8 × 788
- *            (445 TFLOP/s): check_attn_sm90 --bench, NVIDIA H200, 2026-11-22.
+ * Now:       16.6 µs at 788 tokens (keys over 2 CTAs), 12.9 at 532 (3), 18.2 at 968 (2), 84.4 at 8 × 788
+ *            (482 TFLOP/s): check_attn_sm90 --bench, NVIDIA H200, 2026-11-22.
  * Rounding:  P to bf16, o to bf16. */
 #include "attn_sm90.h"
 #include "wgmma_sm90.cuh"
@@ -144,6 +144,18 @@ static __device__ __forceinline__ void release(uint64_t *bar)
 {
     if (threadIdx.x % 128 == 0)
         mbar_arrive(bar);
+}
+
+/* A warpgroup without rows lets the blocks pass. */
+static __device__ __forceinline__ void pass(bars *b, int blocks)
+{
+    for (int i = 0; i < blocks; i++) {
+        int slot = i % RING;
+        mbar_wait(&b->k_full[slot], i / RING & 1);
+        release(&b->k_empty[slot]);
+        mbar_wait(&b->v_full[slot], i / RING & 1);
+        release(&b->v_empty[slot]);
+    }
 }
 
 static __device__ __forceinline__ void attend(float (&o)[128], rows &r, unsigned char *smem,
@@ -414,9 +426,9 @@ __global__ void __launch_bounds__(THREADS, 1)
         fence_mbar_init();
     }
     __syncthreads();
-    attn90_segment seg = segments[blockIdx.y];
+    attn90_segment seg = segments[(int)blockIdx.x / split];
     pdl_wait();
-    int row0 = (int)(blockIdx.x / split) * ROWS, n_rows = seg.n_rows * heads;
+    int row0 = (int)blockIdx.y * ROWS, n_rows = seg.n_rows * heads;
     if (row0 >= n_rows)
         return; /* the whole cluster leaves */
     if (split > 1)
@@ -442,7 +454,10 @@ __global__ void __launch_bounds__(THREADS, 1)
         for (int j = 0; j < 128; j++)
             o[j] = 0;
         rows r = { { -INFINITY, -INFINITY }, { 0, 0 }, { 0, 0 } };
-        attend(o, r, smem, &b, q, first, last, seg.n_valid, scale_log2);
+        if (row0 + q * 64 < n_rows)
+            attend(o, r, smem, &b, q, first, last, seg.n_valid, scale_log2);
+        else
+            pass(&b, last - first);
         pdl_launch();
         int first_row = row - lane / 4; /* of the warp */
         if (split == 1) {
@@ -525,7 +540,8 @@ extern "C" cudaError_t attn90_launch(const struct attn90 *plan, int kv_row_offse
     attr[1].val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t cfg = {};
     int tiles = (plan->max_rows * plan->heads + ROWS - 1) / ROWS;
-    cfg.gridDim = dim3((unsigned)(tiles * plan->split), (unsigned)plan->n_segments);
+    /* Samples fastest: their last tiles, which may be half empty, come last. */
+    cfg.gridDim = dim3((unsigned)(plan->n_segments * plan->split), (unsigned)tiles);
     cfg.blockDim = dim3(THREADS);
     cfg.dynamicSmemBytes = SMEM;
     cfg.stream = stream;
