@@ -6,7 +6,7 @@ PTX wants every accumulator register spelt out, so the file is generated:
     python3 tools/gen_wgmma.py > src/backend/cuda/kernels/wgmma_sm90.inc
 SHAPES lists the n of the m64nNk16 products in use (PTX ISA, "wgmma.mma_async")."""
 
-SHAPES = [64, 96, 128, 136, 144, 160, 168, 176, 192, 200, 208, 224]
+SHAPES = [48, 64, 96, 128, 136, 144, 160, 168, 176, 192, 200, 208, 224]
 
 
 def emit(n, a_in_registers):
@@ -47,5 +47,5 @@ print("/* SPDX-License-Identifier: Apache-2.0")
 print(" * wgmma_sm90: written by tools/gen_wgmma.py; do not edit. */")
 for n in SHAPES:
     emit(n, False)
-for n in (72, 256):
+for n in (8, 64, 256):
     emit(n, True)

@@ -121,7 +121,7 @@ static void carve_scratch(struct cuda_engine *c)
     b->vh = dev_take(a, V * D, sizeof *b->vh);
     b->vqkv = dev_take(a, V * 3 * D, sizeof *b->vqkv);
     b->vo = dev_take(a, V * D, sizeof *b->vo);
-    b->vmlp = dev_take(a, V * (size_t)d->vision_mlp_dim, sizeof *b->vmlp);
+    b->vmlp = dev_take(a, V * (size_t)CU_VISION_MLP_LD(d->vision_mlp_dim), sizeof *b->vmlp);
     b->vparts = dev_take(a, V * VIS90_MAX_PARTS * 2, sizeof *b->vparts);
     b->patches = dev_take(a, V * (size_t)c->k_pad, sizeof *b->patches);
 

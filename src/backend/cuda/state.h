@@ -78,6 +78,9 @@ struct cu_tables {
 };
 
 /* Device buffers. Sizes are those of the largest bucket. */
+/* Values between rows of vmlp on the fused path: rows begin at a memory line. */
+#define CU_VISION_MLP_LD(f) (((f) + 63) / 64 * 64)
+
 struct cu_buffers {
     /* inputs, one block; the host's mirror has the same offsets */
     unsigned char *in;

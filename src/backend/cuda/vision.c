@@ -16,11 +16,11 @@ static pi0_status vision_attention(struct cuda_engine *c, int images, int pdl,
     int D = d->vision_width, E = D / d->vision_heads;
     cu_mark(c, CU_OP_VISION_ATTENTION, "");
     if (c->choice.attn_vision == CU_ATTN_KERNEL_SM90) {
-        struct attn_vision90 v = { .qkv = c->b.vqkv,
-                                   .o = c->b.vo,
-                                   .images = images,
-                                   .heads = d->vision_heads,
-                                   .scale = 1.0f / sqrtf((float)E) };
+        struct attn_vision90 v;
+        CUresult r = attn_vision90_plan(&v, c->encode, c->b.vqkv, c->b.vo, images, d->vision_heads,
+                                        1.0f / sqrtf((float)E));
+        if (r != CUDA_SUCCESS)
+            return pi0_fail(err, PI0_E_DEVICE, "cuTensorMapEncodeTiled: status %d", (int)r);
         CU_TRY(attn_vision90_launch(&v, pdl, c->dev.stream), err);
         return PI0_OK;
     }
@@ -119,15 +119,16 @@ static struct vis90_gemm fused_add(const struct cuda_engine *c, int M, int k, co
                                 .x = c->b.vx };
 }
 
-/* Five kernels a layer, each launched before the one in front has ended (programmatic dependent
- * launch): it waits by itself for what it reads. */
+/* Five kernels a layer, each launched before the one in front has ended
+ * (programmatic dependent launch): it waits by itself for what it reads. */
 static pi0_status fused_layers(struct cuda_engine *c, int images, int M, struct pi0_error *err)
 {
     const struct pi0_dims *d = &c->plan.dims;
     const struct cu_buffers *b = &c->b;
     int D = d->vision_width, F = d->vision_mlp_dim, L = d->vision_depth;
+    int ld = CU_VISION_MLP_LD(F);
     struct vis90_parts parts = parts_of(c, 64);
-    CU_TRY(vis90_enter(b->vx, c->w.vision[0].ln1_g, b->vh, parts, M, D, 0, c->dev.stream), err);
+    CU_TRY(vis90_enter(b->vx, c->w.vision[0].ln1_g, b->vh, parts, M, D, 1, c->dev.stream), err);
     for (int l = 0; l < L; l++) {
         const struct cu_vision_layer *w = &c->w.vision[l], *after = w + 1;
         struct vis90_gemm qkv =
@@ -140,10 +141,12 @@ static pi0_status fused_layers(struct cuda_engine *c, int images, int M, struct 
         TRY(fused_run(c, &o, b->vo, w->wo, err));
         struct vis90_gemm fc1 =
             fused_norm(c, VIS90_GELU, M, F, o.parts, w->fc1_g, w->fc1_b, b->vmlp);
+        fc1.ldy = ld;
         cu_mark(c, CU_OP_VISION_FC1, "LayerNorm, bias, GELU");
         TRY(fused_run(c, &fc1, b->vh, w->w1, err));
         int last = l == L - 1;
         struct vis90_gemm fc2 = fused_add(c, M, F, w->b2, last ? c->w.post_g : after->ln1_g);
+        fc2.ldx = ld;
         cu_mark(c, CU_OP_VISION_FC2, "bias, residual, sums of the next norm");
         TRY(fused_run(c, &fc2, b->vmlp, w->w2, err));
         parts = fc2.parts;

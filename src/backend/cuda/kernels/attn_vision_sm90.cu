@@ -2,22 +2,26 @@
  * attn_vision_bf16_sm90: o = softmax(q·kᵀ·scale)·v inside an image and a head; head size 72, 256
  * tokens an image    bf16 in and out, f32 inside
  * Called by: vision attention (16 heads, 1 … 3 images a robot).
- * Tiling:    a CTA owns 128 queries of one (image, head), 64 a warpgroup, and holds all 256 keys: the
- *            whole row of scores lies in registers, so there is one pass and no rescaling. Rows of a
- *            head are 144 bytes, which no swizzle fits: they go to shared memory as 16-byte chunks,
+ * Tasks:     128 queries of one (image, head); a CTA takes one after another where there are more than
+ *            processors, the next one's copies under this one's arithmetic (two buffers).
+ * Tiling:    64 queries a warpgroup, all 256 keys in shared memory: the
+ *            whole row of scores lies in registers, so there is one pass and no rescaling. A head's 72
+ *            columns are cut in two, because no swizzle fits 144 bytes:
  *
- *              [chunk c][row r][8 values]     chunk stride = rows · 16 + 16 bytes
+ *              columns 0 … 63    rows of 128 bytes, 128-byte swizzle
+ *              columns 64 … 71   rows of 16 bytes, no swizzle; q and k have as many zeros behind them
  *
- *            which is wgmma's layout without swizzle for q and k (K-major, tenth chunk zero: 80
- *            columns) and for v (MN-major) alike; the 16 bytes more keep the copies free of bank
- *            conflicts. v arrives under the scores.
+ *            q·kᵀ is four steps over the first and one over the second; p·v one product of 64 and one
+ *            of 8 columns a step. Everything comes by tensor-map copies (cp.async costs 4 µs here).
  * Budget:    3 images: 0.9 GFLOP, 7 MB: a CTA needs 2432 tensor cycles and 2048 of exponentials, so
  *            latency decides; 5 µs.
- * Now:       8.7 µs a launch for 3 images, 7.4 for 2, NVIDIA H200, 2026-11-22, with the copies unrolled,
- *            which were 4.6 … 6.4 of it; as loops they have been timed only inside the whole stage.
+ * Now:       5.7 µs a launch for 3 images, 5.5 for 2, 26.2 for 24, 195 for 192; check_vision_sm90 --bench,
+ *            NVIDIA H200, 2026-11-22.
  * Rounding:  P to bf16, o to bf16. */
 #include "vision_sm90.h"
 #include "wgmma_sm90.cuh"
+
+#include <string.h>
 
 using namespace wg90;
 
@@ -25,63 +29,61 @@ namespace
 {
 
 constexpr int E = 72, CHUNKS = E / 8, KEYS = 256, ROWS = 128, THREADS = 256;
-constexpr int Q_CHUNK = ROWS * 16 + 16, K_CHUNK = KEYS * 16 + 16;
-constexpr int Q_BYTES = (CHUNKS + 1) * Q_CHUNK, K_BYTES = (CHUNKS + 1) * K_CHUNK;
-constexpr int SMEM = Q_BYTES + K_BYTES + CHUNKS * K_CHUNK;
+constexpr int WIDE = 64 * 2, NARROW = 8 * 2; /* bytes a row */
+/* Offsets in shared memory; the wide parts at multiples of 1024. */
+constexpr int Q = 0, K = Q + ROWS * WIDE, V = K + KEYS * WIDE;
+constexpr int QX = V + KEYS * WIDE, KX = QX + 2 * ROWS * NARROW, VX = KX + 2 * KEYS * NARROW;
+/* A task's; two of them, so that the next one's copies run under this one's arithmetic. */
+constexpr int BUFFER = (VX + KEYS * NARROW + 1023) / 1024 * 1024, SMEM = 2 * BUFFER + 64 + 1024;
 
-/* Matrix descriptor without swizzle: core matrices of 8 × 16 bytes, `lead` and `stride` bytes apart
- * (PTX ISA, "strides": K-major lead along K, MN-major lead along K too, stride along MN). */
+/* Matrix descriptor without swizzle: core matrices of 8 × 16 bytes; `lead` bytes between those that
+ * follow each other along K, `stride` along M or N. */
 static __device__ __forceinline__ uint64_t desc_plain(uint32_t at, int lead, int stride)
 {
     return (uint64_t)((at & 0x3FFFF) >> 4) | ((uint64_t)(lead >> 4) << 16) |
            ((uint64_t)(stride >> 4) << 32);
 }
 
-static __device__ __forceinline__ void copy16(uint32_t to, const void *from)
+/* 128 rows of a head from `row`, both parts. */
+static __device__ __forceinline__ void load_rows(unsigned char *wide, unsigned char *narrow,
+                                                 const CUtensorMap &wide_map,
+                                                 const CUtensorMap &narrow_map, uint64_t *bar,
+                                                 int col, int row)
 {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
-static __device__ __forceinline__ void copy_commit(void)
-{
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int N> static __device__ __forceinline__ void copy_wait(void)
-{
-    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+    tma_load_2d(wide, &wide_map, bar, col, row);
+    tma_load_2d(narrow, &narrow_map, bar, col + 64, row);
 }
 
-/* N rows of one head into chunks. */
-template <int N>
-static __device__ __forceinline__ void load_rows(uint32_t to, const __nv_bfloat16 *from, int ld)
+/* s[64 rows][128 keys] = q·kᵀ, committed as one group. k counts from the first of 128 keys. */
+static __device__ __forceinline__ void issue_scores(float (&s)[64], const unsigned char *smem,
+                                                    int group, int half)
 {
-    constexpr int chunk = N * 16 + 16;
-#pragma unroll 1
-    for (int i = 0; i < N * CHUNKS; i += THREADS) {
-        int at = i + (int)threadIdx.x, r = at / CHUNKS, c = at % CHUNKS;
-        if (N * CHUNKS % THREADS == 0 || at < N * CHUNKS)
-            copy16(to + c * chunk + r * 16, from + (size_t)r * ld + c * 8);
-    }
-}
-
-/* s[64 rows][128 keys] = q·kᵀ, committed as one group. */
-static __device__ __forceinline__ void issue_scores(float (&s)[64], uint32_t q, uint32_t k)
-{
+    uint64_t q = desc_k128(smem + Q + group * 64 * WIDE);
+    uint64_t k = desc_k128(smem + K + half * 128 * WIDE);
+    uint32_t at = smem_u32(smem);
     wgmma_fence();
 #pragma unroll
-    for (int kk = 0; kk < 5; kk++)
-        wgmma_ss_n128(s, desc_plain(q + 2 * kk * Q_CHUNK, Q_CHUNK, 128),
-                      desc_plain(k + 2 * kk * K_CHUNK, K_CHUNK, 128), kk);
+    for (int kk = 0; kk < 4; kk++)
+        wgmma_ss_n128(s, q + 2 * kk, k + 2 * kk, kk);
+    wgmma_ss_n128(s, desc_plain(at + QX + group * 64 * NARROW, ROWS * NARROW, 128),
+                  desc_plain(at + KX + half * 128 * NARROW, KEYS * NARROW, 128), 1);
     wgmma_commit();
 }
 
 /* o += p·v over 128 keys. */
-static __device__ __forceinline__ void issue_values(float (&o)[36], const uint32_t (&p)[8][4],
-                                                    uint32_t v, int first)
+static __device__ __forceinline__ void issue_values(float (&o)[32], float (&ox)[4],
+                                                    const uint32_t (&p)[8][4],
+                                                    const unsigned char *smem, int half)
 {
+    /* V as it lies: the MN-major operand, groups of 8 keys 1024 (128) bytes apart */
+    uint64_t v = desc_k128(smem + V + half * 128 * WIDE);
+    uint64_t vx = desc_plain(smem_u32(smem) + VX + half * 128 * NARROW, 128, 128);
     wgmma_fence();
 #pragma unroll
-    for (int kk = 0; kk < 8; kk++)
-        wgmma_rs_n72<1>(o, p[kk], desc_plain(v + kk * 16 * 16, 128, K_CHUNK), kk || !first);
+    for (int kk = 0; kk < 8; kk++) {
+        wgmma_rs_n64<1>(o, p[kk], v + kk * (16 * WIDE >> 4), kk | half);
+        wgmma_rs_n8<1>(ox, p[kk], vx + kk * (16 * NARROW >> 4), kk | half);
+    }
     wgmma_commit();
 }
 
@@ -108,89 +110,150 @@ static __device__ __forceinline__ void exponentials(uint32_t (&p)[8][4], float (
         }
 }
 
-__global__ void __launch_bounds__(THREADS, 1)
-    attn_vision_bf16_sm90(const __nv_bfloat16 *qkv, __nv_bfloat16 *out, int heads, float scale_log2,
-                          const unsigned char *next, uint32_t next_bytes, uint32_t next_slice)
+/* Where task t lies: 128 queries of a head of an image. */
+struct task {
+    int q0, head, image;
+    __device__ __forceinline__ task(int t, int heads)
+        : q0(t % (KEYS / ROWS) * ROWS), head(t / (KEYS / ROWS) % heads),
+          image(t / (KEYS / ROWS) / heads)
+    {
+    }
+};
+
+/* Everything of a task, in the order of its use. */
+static __device__ __forceinline__ void load_task(unsigned char *smem, const CUtensorMap &wide,
+                                                 const CUtensorMap &narrow, uint64_t *bar, task t,
+                                                 int heads)
 {
-    extern __shared__ __align__(128) unsigned char smem[];
-    int head = (int)blockIdx.y, image = (int)blockIdx.z, q0 = (int)blockIdx.x * ROWS;
-    int width = heads * E, ld = 3 * width;
-    int group = (int)threadIdx.x / 128, warp = (int)threadIdx.x / 32, lane = threadIdx.x % 32;
-    uint32_t qs = smem_u32(smem), ks = qs + Q_BYTES, vs = ks + K_BYTES;
-    const __nv_bfloat16 *base = qkv + (size_t)image * KEYS * ld + head * E;
-    for (int r = (int)threadIdx.x; r < ROWS + KEYS; r += THREADS) /* columns 72 … 79 */
-        *(uint4 *)(smem + (r < ROWS ? CHUNKS * Q_CHUNK + r * 16
-                                    : Q_BYTES + CHUNKS * K_CHUNK + (r - ROWS) * 16)) =
-            make_uint4(0, 0, 0, 0);
-    pdl_launch();
-    pdl_wait();
-    load_rows<ROWS>(qs, base + (size_t)q0 * ld, ld);
-    load_rows<KEYS>(ks, base + width, ld);
-    copy_commit();
-    load_rows<KEYS>(vs, base + 2 * width, ld);
-    copy_commit();
+    int width = heads * E, col = t.head * E, row = t.image * KEYS;
+    mbar_expect(&bar[0], 2 * 128 * (WIDE + NARROW));
+    mbar_expect(&bar[1], 128 * (WIDE + NARROW));
+    mbar_expect(&bar[2], 2 * 128 * (WIDE + NARROW));
+    load_rows(smem + Q, smem + QX, wide, narrow, &bar[0], col, row + t.q0);
+    load_rows(smem + K, smem + KX, wide, narrow, &bar[0], col + width, row);
+    load_rows(smem + K + 128 * WIDE, smem + KX + 128 * NARROW, wide, narrow, &bar[1], col + width,
+              row + 128);
+    for (int half = 0; half < 2; half++)
+        load_rows(smem + V + half * 128 * WIDE, smem + VX + half * 128 * NARROW, wide, narrow,
+                  &bar[2], col + 2 * width, row + half * 128);
+}
+
+__global__ void __launch_bounds__(THREADS, 1)
+    attn_vision_bf16_sm90(const __grid_constant__ CUtensorMap wide,
+                          const __grid_constant__ CUtensorMap narrow, __nv_bfloat16 *out, int heads,
+                          int tasks, float scale_log2)
+{
+    extern __shared__ unsigned char raw[];
+    unsigned char *smem = raw + (-smem_u32(raw) & 1023);
+    uint64_t *bar = (uint64_t *)(smem + 2 * BUFFER); /* q and first keys, other keys, values */
+    int width = heads * E, group = (int)threadIdx.x / 128, warp = (int)threadIdx.x / 32;
+    int lane = threadIdx.x % 32;
     if (threadIdx.x == 0) {
-        uint32_t cta = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
-        uint32_t at = cta * next_slice;
-        for (int i = 0; i < 16 && at < next_bytes && at < (cta + 1) * next_slice; i++) {
-            uint32_t n = (next_slice / 16 + 16) & ~15u;
-            n = n < next_bytes - at ? n : next_bytes - at;
-            asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(next + at), "r"(n)
-                         : "memory");
-            at += n;
+        prefetch_tensormap(&wide);
+        prefetch_tensormap(&narrow);
+        for (int i = 0; i < 6; i++)
+            mbar_init(&bar[i], 1);
+        fence_mbar_init();
+        pdl_wait();
+        load_task(smem, wide, narrow, bar, task((int)blockIdx.x, heads), heads);
+    } else {
+        for (int r = (int)threadIdx.x - 1; r < 2 * (ROWS + KEYS); r += THREADS - 1) {
+            int in = r % (ROWS + KEYS); /* columns 72 … 79 */
+            *(uint4 *)(smem + r / (ROWS + KEYS) * BUFFER +
+                       (in < ROWS ? QX + (ROWS + in) * NARROW : KX + (KEYS + in - ROWS) * NARROW)) =
+                make_uint4(0, 0, 0, 0);
         }
+        fence_proxy_async();
     }
-    copy_wait<1>();
-    fence_proxy_async();
+    pdl_launch();
     __syncthreads();
+#pragma unroll 1
+    for (int t = (int)blockIdx.x, i = 0; t < tasks; t += (int)gridDim.x, i++) {
+        /* The other buffer has been read by all: the barrier at the end of the turn before. */
+        if (threadIdx.x == 0 && t + (int)gridDim.x < tasks)
+            load_task(smem + (i + 1) % 2 * BUFFER, wide, narrow, bar + (i + 1) % 2 * 3,
+                      task(t + (int)gridDim.x, heads), heads);
+        unsigned char *in = smem + i % 2 * BUFFER;
+        uint64_t *here = bar + i % 2 * 3;
+        uint32_t phase = (uint32_t)i / 2 & 1;
+        mbar_wait(&here[0], phase);
 
-    float s[2][64], o[36], m[2] = { -INFINITY, -INFINITY }, sum[2] = { 0.f, 0.f };
-    uint32_t p[2][8][4];
-    uint32_t mine = qs + group * 64 * 16;
-    issue_scores(s[0], mine, ks);
-    issue_scores(s[1], mine, ks + 128 * 16);
-    wgmma_wait<1>();
-    row_max(m, s[0]);
-    wgmma_wait<0>();
-    row_max(m, s[1]);
+        float s[2][64], o[32], ox[4], m[2] = { -INFINITY, -INFINITY }, sum[2] = { 0.f, 0.f };
+        uint32_t p[2][8][4];
+        issue_scores(s[0], in, group, 0);
+        mbar_wait(&here[1], phase);
+        issue_scores(s[1], in, group, 1);
+        wgmma_wait<1>();
+        row_max(m, s[0]);
+        wgmma_wait<0>();
+        row_max(m, s[1]);
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-        m[h] = fmaxf(m[h], __shfl_xor_sync(~0u, m[h], 1));
-        m[h] = fmaxf(m[h], __shfl_xor_sync(~0u, m[h], 2)) * scale_log2;
-    }
-    exponentials(p[0], sum, s[0], m, scale_log2);
-    copy_wait<0>();
-    fence_proxy_async();
-    __syncthreads(); /* v is there; q and k have been read */
-    issue_values(o, p[0], vs, 1);
-    exponentials(p[1], sum, s[1], m, scale_log2);
-    issue_values(o, p[1], vs + 128 * 16, 0);
-    float inv[2];
+        for (int h = 0; h < 2; h++) {
+            m[h] = fmaxf(m[h], __shfl_xor_sync(~0u, m[h], 1));
+            m[h] = fmaxf(m[h], __shfl_xor_sync(~0u, m[h], 2)) * scale_log2;
+        }
+        exponentials(p[0], sum, s[0], m, scale_log2);
+        mbar_wait(&here[2], phase);
+        issue_values(o, ox, p[0], in, 0);
+        exponentials(p[1], sum, s[1], m, scale_log2);
+        issue_values(o, ox, p[1], in, 1);
+        float inv[2];
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-        sum[h] += __shfl_xor_sync(~0u, sum[h], 1);
-        sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
-        inv[h] = 1.0f / sum[h];
-    }
-    wgmma_wait<0>();
+        for (int h = 0; h < 2; h++) {
+            sum[h] += __shfl_xor_sync(~0u, sum[h], 1);
+            sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
+            inv[h] = 1.0f / sum[h];
+        }
+        wgmma_wait<0>();
 
-    /* A warp's 16 rows of 144 bytes through shared memory, where q and k were. */
-    unsigned char *rows = smem + warp * 16 * E * 2;
+        /* A warp's 16 rows of 144 bytes through shared memory, where q was (and the first keys: all
+         * have been read by both). */
+        __syncthreads();
+        unsigned char *rows = in + warp * 16 * E * 2;
 #pragma unroll
-    for (int j = 0; j < CHUNKS; j++)
+        for (int j = 0; j < CHUNKS; j++)
 #pragma unroll
-        for (int h = 0; h < 2; h++)
-            *(uint32_t *)(rows + (lane / 4 + 8 * h) * E * 2 + j * 16 + lane % 4 * 4) =
-                pack_bf16(o[4 * j + 2 * h] * inv[h], o[4 * j + 2 * h + 1] * inv[h]);
-    __syncwarp();
-    __nv_bfloat16 *to = out + ((size_t)image * KEYS + q0 + warp * 16) * width + (size_t)head * E;
-    for (int i = lane; i < 16 * CHUNKS; i += 32) {
-        int r = i / CHUNKS, c = i % CHUNKS;
-        *(uint4 *)(to + (size_t)r * width + c * 8) = *(const uint4 *)(rows + i * 16);
+            for (int h = 0; h < 2; h++)
+                *(uint32_t *)(rows + (lane / 4 + 8 * h) * E * 2 + j * 16 + lane % 4 * 4) =
+                    pack_bf16((j < 8 ? o[4 * j + 2 * h] : ox[2 * h]) * inv[h],
+                              (j < 8 ? o[4 * j + 2 * h + 1] : ox[2 * h + 1]) * inv[h]);
+        __syncwarp();
+        task at(t, heads);
+        __nv_bfloat16 *to =
+            out + ((size_t)at.image * KEYS + at.q0 + warp * 16) * width + (size_t)at.head * E;
+        for (int c = lane; c < 16 * CHUNKS; c += 32)
+            *(uint4 *)(to + (size_t)(c / CHUNKS) * width + c % CHUNKS * 8) =
+                *(const uint4 *)(rows + c * 16);
+        if (t + 2 * (int)gridDim.x < tasks) { /* copies come here in the next turn */
+            fence_proxy_async();
+            __syncthreads();
+        }
     }
 }
 
 } // namespace
+
+extern "C" CUresult attn_vision90_plan(struct attn_vision90 *a, tensor_map_encode_fn encode,
+                                       const void *qkv, void *o, int images, int heads, float scale)
+{
+    memset(a, 0, sizeof *a);
+    a->o = o;
+    a->images = images;
+    a->heads = heads;
+    a->scale = scale;
+    cuuint64_t dims[2] = { (cuuint64_t)(3 * heads * E), (cuuint64_t)images * KEYS };
+    cuuint64_t stride[1] = { dims[0] * 2 };
+    cuuint32_t step[2] = { 1, 1 };
+    CUresult r = CUDA_SUCCESS;
+    for (int i = 0; i < 2 && r == CUDA_SUCCESS; i++) {
+        cuuint32_t box[2] = { i ? 8u : 64u, 128 };
+        r = encode(i ? &a->narrow : &a->wide, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2,
+                   (void *)(uintptr_t)qkv, dims, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                   i ? CU_TENSOR_MAP_SWIZZLE_NONE : CU_TENSOR_MAP_SWIZZLE_128B,
+                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    }
+    return r;
+}
 
 extern "C" cudaError_t attn_vision90_launch(const struct attn_vision90 *a, int pdl,
                                             cudaStream_t stream)
@@ -199,19 +262,27 @@ extern "C" cudaError_t attn_vision90_launch(const struct attn_vision90 *a, int p
                                          cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM);
     if (e != cudaSuccess)
         return e;
+    e = cudaFuncSetAttribute(attn_vision_bf16_sm90, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             100);
+    if (e != cudaSuccess)
+        return e;
     cudaLaunchAttribute attr = {};
     attr.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attr.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t cfg = {};
-    cfg.gridDim = dim3(KEYS / ROWS, (unsigned)a->heads, (unsigned)a->images);
+    int tasks = KEYS / ROWS * a->heads * a->images, device, n_sm;
+    e = cudaGetDevice(&device);
+    if (e == cudaSuccess)
+        e = cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, device);
+    if (e != cudaSuccess)
+        return e;
+    cfg.gridDim = dim3((unsigned)(tasks < n_sm ? tasks : n_sm));
     cfg.blockDim = dim3(THREADS);
     cfg.dynamicSmemBytes = SMEM;
     cfg.stream = stream;
     cfg.attrs = &attr;
     cfg.numAttrs = pdl ? 1 : 0;
-    uint32_t bytes = (uint32_t)(a->next_bytes & ~(size_t)15);
-    uint32_t slice = (bytes / (2u * (unsigned)a->heads * (unsigned)a->images) + 256) & ~127u;
-    return cudaLaunchKernelEx(&cfg, attn_vision_bf16_sm90, (const __nv_bfloat16 *)a->qkv,
-                              (__nv_bfloat16 *)a->o, a->heads, a->scale * 1.4426950408889634f,
-                              (const unsigned char *)a->next, bytes, slice);
+    return cudaLaunchKernelEx(&cfg, attn_vision_bf16_sm90, a->wide, a->narrow,
+                              (__nv_bfloat16 *)a->o, a->heads, tasks,
+                              a->scale * 1.4426950408889634f);
 }

@@ -2,23 +2,23 @@
  * vision_bf16_sm90: the four products of a SigLIP layer with everything between them fused in:
  *     qkv, fc1:  y = bf16(act(rstd · (xg·wᵀ − μ·a) + b))     LayerNorm finished in the epilogue
  *     o, fc2:    x += xin·wᵀ + a; xg = bf16(x ⊙ b); parts of the next LayerNorm
- * Called by: vision_enqueue, M = 256 · images tokens, D = 1152, F = 4304.
+ * Called by: vision_enqueue, M = 256 · images tokens, D = 1152, F = 4304. Long because it is one kernel:
+ *            one main loop and three epilogues that share its registers and ring.
  * Tiling:    128 tokens on the wgmma M side (two consumer warpgroups of 64), T features on N, K in
  *            stages of 64 through a ring of tensor-map copies. A cluster of CT × CF × KS CTAs: CT
  *            token tiles share their weights and CF feature tiles their tokens by multicast, KS pieces
  *            of K are added through distributed shared memory in rank order. One tile a CTA.
  *
  *              warps 0: producer · 1-3: row facts and bias to shared memory · 4-11: consumers
- *              KS = 3:  CTA r keeps columns [r·T/3, (r+1)·T/3) and sends the others to their owners
+ *              ring     k0 k1 … kn | old x, rows 0-63 | old x, rows 64-127     (o, fc2)
+ *              KS = 2:  CTA r keeps columns [r·T/2, (r+1)·T/2) and sends the others to their owner
  *
  * Budget:    768 tokens, one layer: 23.4 GFLOP, 30 MB of weights → bound by arithmetic, 30 µs at
  *            773 TFLOP/s. Per k16 step a CTA needs T tensor cycles and 64 + 3T/4 of shared memory, so
  *            T ≥ 176 where it can be had.
- * Now:       µs a launch in a chain under programmatic launch, weights from memory: qkv 12.2, o 10.5,
- *            fc1 15.6, fc2 19.2 at 768 tokens; 10.2, 9.5, 12.1, 15.1 at 512. NVIDIA H200, 2026-11-22.
- *            The main loops are 6.7, 2.6, 9, 10.5 of these: docs/worklog-vision.md has the rest.
- * Rounding:  one at each bf16 store; statistics, residual and bias in float32.
- * Long because the four products are one kernel: they share the main loop, the tiles and the choice. */
+ * Now:       µs a launch, check_vision_sm90 --bench, NVIDIA H200, 2026-11-22: qkv 10.2, o 7.3, fc1 13.3,
+ *            fc2 15.0 at 768 tokens; 8.7, 6.1, 10.4, 12.2 at 512; docs/worklog-vision.md.
+ * Rounding:  one at each bf16 store; statistics, residual, bias and GELU in float32. */
 #include "vision_sm90.h"
 #include "wgmma_sm90.cuh"
 
@@ -30,30 +30,31 @@ namespace
 {
 
 constexpr int TOKENS = 128, BLOCK_K = 64, THREADS = 384, HELPERS = 96;
+constexpr int OLD_PANEL = 64 * 16 * 4; /* 64 rows of 16 columns of x */
 constexpr float EPS = 1e-6f;
+/* Stages whose weights are asked for before the predecessor has ended. More would be in front of the
+ * first tokens in the queue. */
+constexpr int EARLY = 2;
 
 template <int T, int CT, int CF, int KS> struct shape {
     static constexpr int ctas = CT * CF * KS;
     static constexpr int x_bytes = TOKENS * BLOCK_K * 2, w_bytes = T * BLOCK_K * 2;
     static constexpr int stage_bytes = x_bytes + w_bytes;
     static constexpr int facts_bytes = (2 * TOKENS + 2 * T) * 4;
-    static constexpr int fit = (232448 - 1024 - 256 - facts_bytes) / stage_bytes;
+    static constexpr int width = T / KS; /* columns a CTA finishes */
+    static constexpr int parts_bytes = (KS - 1) * width * TOKENS * 4;
+    static constexpr int fit = (232448 - 1024 - 256 - facts_bytes - parts_bytes) / stage_bytes;
     static constexpr int stages = fit < 8 ? fit : 8;
-    static constexpr int smem = 1024 + 256 + facts_bytes + stages * stage_bytes;
+    static constexpr int smem = 1024 + 256 + facts_bytes + parts_bytes + stages * stage_bytes;
     static constexpr int writers = CT + CF - 1; /* CTAs that fill one CTA's ring */
-    static constexpr int width = T / KS;        /* columns a CTA finishes */
-    /* Bytes between rows of the bf16 staging: an odd number of 16-byte chunks, mod 128. */
-    static constexpr int pitch = 2 * T + (T / 8 % 2 ? 0 : 16);
 };
 
 struct args {
-    int m, n, k_blocks, token_groups, parts_n, parts_width;
+    int m, n, ldy, k_blocks, token_groups, parts_n, parts_width;
     float *part;
     const float *a, *b;
     void *y;
     float *x;
-    const unsigned char *next;
-    uint32_t next_slice, next_bytes;
 };
 
 template <int T>
@@ -66,6 +67,9 @@ static __device__ __forceinline__ void mma(float (&d)[T / 2], uint64_t a, uint64
     {                                                                                \
         wgmma_ss_n##N(d, a, b, accumulate);                                          \
     }
+MMA(48)
+MMA(64)
+MMA(96)
 MMA(128)
 MMA(144)
 MMA(160)
@@ -75,12 +79,12 @@ MMA(208)
 MMA(224)
 #undef MMA
 
+/* No clobber of memory, so that loads pass it: a barrier stands before what it wrote is read. */
 static __device__ __forceinline__ void stmatrix4(uint32_t at, uint32_t a, uint32_t b, uint32_t c,
                                                  uint32_t d)
 {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at),
-                 "r"(a), "r"(b), "r"(c), "r"(d)
-                 : "memory");
+                 "r"(a), "r"(b), "r"(c), "r"(d));
 }
 
 /* For barriers alone: their initialisation has its own fence, and no other data is published. The
@@ -103,11 +107,6 @@ static __device__ __forceinline__ void mbar_wait_cluster(uint64_t *bar, uint32_t
                  "done:\n}\n" ::"r"(smem_u32(bar)),
                  "r"(parity)
                  : "memory");
-}
-
-static __device__ __forceinline__ void prefetch_l2(const void *p, uint32_t bytes)
-{
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
 }
 
 /* Where this CTA works. */
@@ -133,20 +132,10 @@ struct place {
 
 template <int T, int CT, int CF, int KS> struct producer {
     using S = shape<T, CT, CF, KS>;
-    const CUtensorMap *x_map, *w_map;
+    const CUtensorMap *x_map, *w_map, *r_map;
     unsigned char *ring;
     uint64_t *full, *empty;
     place p;
-    const unsigned char *next; /* this CTA's share of the next product's weights */
-    uint32_t next_bytes, next_step;
-
-    /* A piece of them into L2 with each stage, so that memory works while the tensor cores do. */
-    __device__ __forceinline__ void prefetch(int k) const
-    {
-        uint32_t at = (uint32_t)k * next_step;
-        if (at < next_bytes)
-            prefetch_l2(next + at, next_bytes - at < next_step ? next_bytes - at : next_step);
-    }
 
     /* This CTA's share of the weight tile, to every token tile of the cluster. */
     __device__ __forceinline__ void weights(int stage, int k) const
@@ -175,41 +164,51 @@ template <int T, int CT, int CF, int KS> struct producer {
             tma_load_2d_multicast(to, x_map, &full[stage], k * BLOCK_K, r, (uint16_t)mask);
         }
     }
-    /* The first ring of weights is asked for before the predecessor has finished. */
-    __device__ __forceinline__ void run() const
+    /* ADD: the residual follows the last stage, 64 rows a stage, one for each consumer. */
+    template <int MODE> __device__ __forceinline__ void run() const
     {
-        int n = p.k1 - p.k0, first = n < S::stages ? n : S::stages;
-        for (int k = 0; k < first; k++) {
+        int n = p.k1 - p.k0, early = n < EARLY ? n : EARLY;
+        for (int k = 0; k < early; k++) {
             mbar_expect(&full[k], S::stage_bytes);
             weights(k, p.k0 + k);
         }
         pdl_wait();
-        for (int k = 0; k < first; k++)
+        for (int k = 0; k < early; k++)
             tokens(k, p.k0 + k);
-        for (int k = 0; k < first; k++)
-            prefetch(k);
-        int stage = 0;
-        uint32_t phase = 0;
-        for (int k = first; k < n; k++) {
+        int stage = early;
+        uint32_t phase = 1; /* a barrier's phase before its first counts as complete */
+        for (int k = early; k < n; k++) {
+            if (stage == S::stages) {
+                stage = 0;
+                phase ^= 1;
+            }
             mbar_wait(&empty[stage], phase);
             mbar_expect(&full[stage], S::stage_bytes);
             weights(stage, p.k0 + k);
             tokens(stage, p.k0 + k);
-            prefetch(k);
-            if (++stage == S::stages) {
-                stage = 0;
-                phase ^= 1;
-            }
+            stage++;
         }
+        if (MODE == VIS90_ADD)
+            for (int q = 0; q < 2; q++) {
+                if (stage == S::stages) {
+                    stage = 0;
+                    phase ^= 1;
+                }
+                mbar_wait(&empty[stage], phase);
+                mbar_expect(&full[stage], 64 * S::width * 4);
+                for (int i = 0; i < S::width / 16; i++)
+                    tma_load_2d(ring + stage * S::stage_bytes + i * OLD_PANEL, r_map, &full[stage],
+                                p.feature0 + p.kt * S::width + 16 * i, p.token0 + 64 * q);
+                stage++;
+            }
     }
 };
 
 /* ---------------------------------------------------------------- row facts */
 
-/* Warps 1-3: the two vectors of this tile's features. */
+/* Warps 1-3: the two vectors of this tile's features, as { a, a of the next, b, b of the next }. */
 template <int T>
-static __device__ __forceinline__ void gather_vectors(const args &g, const place &p, float *va,
-                                                      float *vb)
+static __device__ __forceinline__ void gather_vectors(const args &g, const place &p, float *vab)
 {
     constexpr int N = (T + HELPERS - 1) / HELPERS;
     float a[N], b[N];
@@ -223,49 +222,55 @@ static __device__ __forceinline__ void gather_vectors(const args &g, const place
     }
 #pragma unroll
     for (int j = 0; j < N; j++)
-        if (i + j * HELPERS < T) {
-            va[i + j * HELPERS] = a[j];
-            vb[i + j * HELPERS] = b[j];
+        if (i + j * HELPERS < T) { /* pairs lie side by side: one load in the epilogue */
+            int c = i + j * HELPERS;
+            vab[c / 2 * 4 + c % 2] = a[j];
+            vab[c / 2 * 4 + c % 2 + 2] = b[j];
         }
 }
 
-/* Consumers, while the first tiles are on their way: 1/σ and −μ/σ of the CTA's tokens from their
- * parts, two threads a token. All parts are loaded before the first is used. */
+/* Warps 1-3: 1/σ and −μ/σ of the CTA's tokens from their parts, two threads a token. All parts of a
+ * token are loaded before the first is used. */
 static __device__ __forceinline__ void gather_rows(const args &g, const place &p, float2 *row_facts)
 {
-    int i = (int)threadIdx.x - 128, r = i / 2, row = p.token0 + r;
-    const float4 *at = (const float4 *)(g.part + (size_t)row * VIS90_MAX_PARTS * 2) + i % 2;
-    float w = (float)g.parts_width, sum = 0.f, m2 = 0.f;
-    float4 v[VIS90_MAX_PARTS / 4]; /* parts 4j + 2(i%2) and the next */
+    int i = (int)threadIdx.x - 32;
+    float w = (float)g.parts_width, inv_n = __fdividef(1.f, w * (float)g.parts_n);
+#pragma unroll 1
+    for (int r = i / 2; r < (TOKENS + 15) / 16 * 16; r += HELPERS / 2) { /* whole warps */
+        int row = p.token0 + r;
+        const float4 *at = (const float4 *)(g.part + (size_t)row * VIS90_MAX_PARTS * 2) + i % 2;
+        float sum = 0.f, m2 = 0.f, d2 = 0.f;
+        float4 v[VIS90_MAX_PARTS / 4]; /* parts 4j + 2(i%2) and the next */
 #pragma unroll
-    for (int j = 0; j < VIS90_MAX_PARTS / 4; j++) {
-        int part = 4 * j + i % 2 * 2;
-        v[j] = make_float4(0.f, 0.f, 0.f, 0.f);
-        if (row < g.m && part < g.parts_n)
-            v[j] = __ldcg(at + 2 * j);
-    }
+        for (int j = 0; j < VIS90_MAX_PARTS / 4; j++) {
+            int part = 4 * j + i % 2 * 2;
+            v[j] = make_float4(0.f, 0.f, 0.f, 0.f);
+            if (row < g.m && part < g.parts_n)
+                v[j] = __ldcg(at + 2 * j);
+        }
 #pragma unroll
-    for (int j = 0; j < VIS90_MAX_PARTS / 4; j++) {
-        int part = 4 * j + i % 2 * 2;
-        if (part + 1 >= g.parts_n)
-            v[j].z = v[j].w = 0.f; /* never written */
-        sum += v[j].x + v[j].z;
-        m2 += v[j].y + v[j].w;
-    }
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    float inv_n = __fdividef(1.f, w * (float)g.parts_n), mean = sum * inv_n, d2 = 0.f;
+        for (int j = 0; j < VIS90_MAX_PARTS / 4; j++) {
+            int part = 4 * j + i % 2 * 2;
+            if (part + 1 >= g.parts_n)
+                v[j].z = v[j].w = 0.f; /* never written */
+            sum += v[j].x + v[j].z;
+            m2 += v[j].y + v[j].w;
+        }
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        float mean = sum * inv_n;
 #pragma unroll
-    for (int j = 0; j < VIS90_MAX_PARTS / 4; j++) {
-        int part = 4 * j + i % 2 * 2;
-        float a = v[j].x - w * mean, b = v[j].z - w * mean;
-        d2 += part < g.parts_n ? a * a : 0.f;
-        d2 += part + 1 < g.parts_n ? b * b : 0.f;
+        for (int j = 0; j < VIS90_MAX_PARTS / 4; j++) {
+            int part = 4 * j + i % 2 * 2;
+            float a = v[j].x - w * mean, b = v[j].z - w * mean;
+            d2 += part < g.parts_n ? a * a : 0.f;
+            d2 += part + 1 < g.parts_n ? b * b : 0.f;
+        }
+        m2 += __fdividef(d2, w);
+        m2 += __shfl_xor_sync(~0u, m2, 1);
+        float rstd = rsqrtf(m2 * inv_n + EPS);
+        if (i % 2 == 0)
+            row_facts[r] = make_float2(rstd, -mean * rstd);
     }
-    m2 += __fdividef(d2, w);
-    m2 += __shfl_xor_sync(~0u, m2, 1);
-    float rstd = rsqrtf(m2 * inv_n + EPS);
-    if (i % 2 == 0)
-        row_facts[r] = make_float2(rstd, -mean * rstd);
 }
 
 /* ---------------------------------------------------------------- consumers */
@@ -286,17 +291,15 @@ static __device__ __forceinline__ void release(uint64_t *empty, const place &p)
     }
 }
 
+/* `after`: stages that the producer fills behind the products'. Every piece of K has a stage. */
 template <int T, int CT, int CF, int KS>
 static __device__ __forceinline__ void main_loop(float (&d)[T / 2], unsigned char *ring,
-                                                 uint64_t *full, uint64_t *empty, const place &p)
+                                                 uint64_t *full, uint64_t *empty, const place &p,
+                                                 int after)
 {
     using S = shape<T, CT, CF, KS>;
     int q = (int)threadIdx.x / 128 - 1, stage = 0, last = -1, n = p.k1 - p.k0;
     uint32_t phase = 0;
-    if (n == 0) /* a short K leaves pieces empty */
-#pragma unroll
-        for (int i = 0; i < T / 2; i++)
-            d[i] = 0.f;
     for (int k = 0; k < n; k++) {
         mbar_wait(&full[stage], phase);
         unsigned char *s = ring + stage * S::stage_bytes;
@@ -306,8 +309,8 @@ static __device__ __forceinline__ void main_loop(float (&d)[T / 2], unsigned cha
         for (int kk = 0; kk < BLOCK_K / 16; kk++)
             mma<T>(d, a + 2 * kk, b + 2 * kk, k | kk);
         wgmma_commit();
-        wgmma_wait<1>();                        /* the stage before this one has been read */
-        if (last >= 0 && k - 1 + S::stages < n) /* somebody waits for it */
+        wgmma_wait<1>(); /* the stage before this one has been read */
+        if (last >= 0 && k - 1 + S::stages < n + after) /* somebody waits for it */
             release<CT, CF>(&empty[last], p);
         last = stage;
         if (++stage == S::stages) {
@@ -318,57 +321,90 @@ static __device__ __forceinline__ void main_loop(float (&d)[T / 2], unsigned cha
     wgmma_wait<0>();
 }
 
-/* 0.5 v (1 + tanh z), z = sqrt(2/π)(v + 0.044715 v³). tanh.approx is good to 2^-11, so the result to
- * 2^-12 of v: an eighth of what the bf16 store rounds away. One special-function operation a value,
- * where exp and a reciprocal are two and twice the instructions. */
-static __device__ __forceinline__ float gelu(float v)
+/* v · 1 / (1 + exp(-2z)), z = sqrt(2/π)(v + 0.044715 v³). Two features share a reciprocal; 2^40 bounds
+ * their product: past it the result is below 1e-12 of v. Never two tokens: a row's bits must not
+ * depend on its neighbour. */
+static __device__ __forceinline__ float2 gelu2(float v, float w)
 {
-    float z = v * fmaf(0.0356774081f, v * v, 0.7978845608f), t, h = 0.5f * v;
-    asm("tanh.approx.f32 %0, %1;" : "=f"(t) : "f"(z));
-    return fmaf(h, t, h);
+    float a = 1.0f + ex2(fminf(v * fmaf(-0.102943240f, v * v, -2.302208198f), 40.0f));
+    float b = 1.0f + ex2(fminf(w * fmaf(-0.102943240f, w * w, -2.302208198f), 40.0f));
+    float r = rcp(a * b);
+    return make_float2(v * (r * b), w * (r * a));
+}
+
+/* A warp's 16 rows of COLUMNS 16-byte pieces from shared memory (PITCH) to memory: 32 / COLUMNS rows at
+ * a time, so that only the row moves. */
+template <int COLUMNS, int PITCH>
+static __device__ __forceinline__ void store_rows(const unsigned char *from, void *to, size_t pitch,
+                                                  int rows, int columns)
+{
+    constexpr int R = 32 / COLUMNS;
+    int lane = threadIdx.x % 32, r = lane / COLUMNS, c = lane % COLUMNS;
+    from += r * PITCH + c * 16;
+    unsigned char *at = (unsigned char *)to + (size_t)r * pitch + c * 16;
+    rows = r < R && c < columns ? rows - r : 0;
+#pragma unroll
+    for (int i = 0; i < 16; i += R) {
+        if (i < rows && (16 % R == 0 || i + r < 16))
+            *(uint4 *)at = *(const uint4 *)(from + i * PITCH);
+        at += R * pitch;
+    }
 }
 
 /* bf16 rows through shared memory: fragments in by stmatrix, 16-byte pieces out. */
-template <int T, int MODE, int PITCH>
+template <int T, int MODE>
 static __device__ __forceinline__ void store_norm(const float (&d)[T / 2], unsigned char *staging,
-                                                  const float2 *row_facts, const float *va,
-                                                  const float *vb, const args &g, const place &p)
+                                                  const float2 *row_facts, const float *vab,
+                                                  const args &g, const place &p)
 {
+    /* Bytes a row: an odd number of 16-byte pieces. */
+    constexpr int PITCH = 2 * T + (T / 8 % 2 ? 0 : 16);
     int warp = (int)threadIdx.x / 32 - 4, lane = threadIdx.x % 32, r0 = warp * 16;
     float2 f[2] = { row_facts[r0 + lane / 4], row_facts[r0 + lane / 4 + 8] };
     unsigned char *mine = staging + r0 * PITCH;
     uint32_t at = smem_u32(mine + lane % 16 * PITCH + lane / 16 * 16);
+    const float4 *ab = (const float4 *)vab + lane % 4;
+    float4 next[2] = { ab[0], ab[4] };
+    int row = p.token0 + r0, columns = (g.n - p.feature0) / 8;
+    __nv_bfloat16 *y = (__nv_bfloat16 *)g.y + (size_t)row * g.ldy + p.feature0;
 #pragma unroll
     for (int j = 0; j < T / 8; j += 2) {
         uint32_t v[4];
+        float4 now[2] = { next[0], next[1] };
+        if (j + 2 < T / 8) { /* loads do not pass the stores below */
+            next[0] = ab[4 * (j + 2)];
+            next[1] = ab[4 * (j + 3)];
+        }
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            float2 a = *(const float2 *)(va + 8 * (j + i) + lane % 4 * 2);
-            float2 b = *(const float2 *)(vb + 8 * (j + i) + lane % 4 * 2);
+            float4 c = now[i];
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                float s = fmaf(d[4 * (j + i) + 2 * h], f[h].x, fmaf(f[h].y, a.x, b.x));
-                float t = fmaf(d[4 * (j + i) + 2 * h + 1], f[h].x, fmaf(f[h].y, a.y, b.y));
+                float2 t = { fmaf(d[4 * (j + i) + 2 * h], f[h].x, fmaf(f[h].y, c.x, c.z)),
+                             fmaf(d[4 * (j + i) + 2 * h + 1], f[h].x, fmaf(f[h].y, c.y, c.w)) };
                 if (MODE == VIS90_GELU)
-                    s = gelu(s), t = gelu(t);
-                v[2 * i + h] = pack_bf16(s, t);
+                    t = gelu2(t.x, t.y);
+                v[2 * i + h] = pack_bf16(t.x, t.y);
             }
         }
         stmatrix4(at + j * 16, v[0], v[1], v[2], v[3]);
-    }
-    __syncwarp();
-    __nv_bfloat16 *y = (__nv_bfloat16 *)g.y;
-    for (int i = lane; i < 16 * (T / 8); i += 32) {
-        int r = i / (T / 8), c = i % (T / 8), row = p.token0 + r0 + r, col = p.feature0 + 8 * c;
-        if (row < g.m && col < g.n)
-            *(uint4 *)(y + (size_t)row * g.n + col) = *(const uint4 *)(mine + r * PITCH + c * 16);
+        /* 64 columns leave while the next are worked out */
+        constexpr int LAST = T / 8 % 8 ? T / 8 % 8 : 8;
+        if (j % 8 == 6) {
+            __syncwarp();
+            store_rows<8, PITCH>(mine + (j - 6) * 16, y + (j - 6) * 8, (size_t)g.ldy * 2, g.m - row,
+                                 columns - (j - 6));
+        } else if (j + 2 == T / 8) {
+            __syncwarp();
+            store_rows<LAST, PITCH>(mine + (T / 8 - LAST) * 16, y + T - 8 * LAST, (size_t)g.ldy * 2,
+                                    g.m - row, columns - (T / 8 - LAST));
+        }
     }
 }
 
 template <int T>
 static __device__ __forceinline__ void store_f32(const float (&d)[T / 2], const float2 *row_facts,
-                                                 const float *va, const float *vb, const args &g,
-                                                 const place &p)
+                                                 const float *vab, const args &g, const place &p)
 {
     int r0 = ((int)threadIdx.x / 32 - 4) * 16 + (int)threadIdx.x % 32 / 4;
     int c0 = (int)threadIdx.x % 4 * 2;
@@ -379,95 +415,28 @@ static __device__ __forceinline__ void store_f32(const float (&d)[T / 2], const 
 #pragma unroll
         for (int j = 0; j < T / 8; j++) {
             int c = 8 * j + c0;
+            float4 v = *(const float4 *)(vab + 2 * c);
             if (row < g.m && p.feature0 + c < g.n)
-                *(float2 *)((float *)g.y + (size_t)row * g.n + p.feature0 + c) =
-                    make_float2(fmaf(d[4 * j + 2 * h], f.x, fmaf(f.y, va[c], vb[c])),
-                                fmaf(d[4 * j + 2 * h + 1], f.x, fmaf(f.y, va[c + 1], vb[c + 1])));
+                *(float2 *)((float *)g.y + (size_t)row * g.ldy + p.feature0 + c) =
+                    make_float2(fmaf(d[4 * j + 2 * h], f.x, fmaf(f.y, v.x, v.z)),
+                                fmaf(d[4 * j + 2 * h + 1], f.x, fmaf(f.y, v.y, v.w)));
         }
     }
 }
 
-/* Rows and columns of x that this thread finishes, two rows of W/4 values. */
-template <int W>
-static __device__ __forceinline__ void load_x(float2 (&x)[W / 4], const args &g, int row0, int col0)
-{
-#pragma unroll
-    for (int h = 0; h < 2; h++)
-#pragma unroll
-        for (int j = 0; j < W / 8; j++)
-            x[h * (W / 8) + j] =
-                row0 + 8 * h < g.m && col0 < g.n
-                    ? __ldcg((const float2 *)(g.x + (size_t)(row0 + 8 * h) * g.n + col0 + 8 * j))
-                    : make_float2(0.f, 0.f);
-}
-
-static __device__ __forceinline__ float quad_sum(float v)
-{
-    v += __shfl_xor_sync(~0u, v, 1);
-    return v + __shfl_xor_sync(~0u, v, 2);
-}
-
-/* acc [W/2] in fragment order, x as load_x left it. */
-template <int W>
-static __device__ __forceinline__ void store_add(const float (&acc)[W / 2], float2 (&x)[W / 4],
-                                                 const float *va, const float *vb, const args &g,
-                                                 int row0, int col0)
-{
-    int lane = threadIdx.x % 32, c0 = lane % 4 * 2;
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        float sum = 0.f, m2 = 0.f;
-#pragma unroll
-        for (int j = 0; j < W / 8; j++) {
-            float2 bias = *(const float2 *)(va + 8 * j + c0);
-            float2 &v = x[h * (W / 8) + j];
-            v.x += acc[4 * j + 2 * h] + bias.x;
-            v.y += acc[4 * j + 2 * h + 1] + bias.y;
-            sum += v.x + v.y;
-        }
-        sum = quad_sum(sum);
-        float mean = sum / W;
-#pragma unroll
-        for (int j = 0; j < W / 8; j++) {
-            float2 v = x[h * (W / 8) + j];
-            m2 += (v.x - mean) * (v.x - mean) + (v.y - mean) * (v.y - mean);
-        }
-        m2 = quad_sum(m2);
-        int row = row0 + 8 * h;
-        if (row >= g.m || col0 >= g.n) /* N is a multiple of W: all columns or none */
-            continue;
-        float *to = g.x + (size_t)row * g.n + col0 + c0;
-        __nv_bfloat16 *xg = (__nv_bfloat16 *)g.y + (size_t)row * g.n + col0 + c0;
-#pragma unroll
-        for (int j = 0; j < W / 8; j++) {
-            float2 v = x[h * (W / 8) + j], gamma = *(const float2 *)(vb + 8 * j + c0);
-            *(float2 *)(to + 8 * j) = v;
-            *(uint32_t *)(xg + 8 * j) = pack_bf16(v.x * gamma.x, v.y * gamma.y);
-        }
-        if (lane % 4 == 0)
-            *(float2 *)(g.part + ((size_t)row * VIS90_MAX_PARTS + col0 / W) * 2) =
-                make_float2(sum, m2);
-    }
-}
-
-/* Sends the columns that other CTAs finish and waits for this CTA's: slot s of a receiver is the s-th
- * other sender. A ring is written once its owner has said that it is free. */
+/* Sends the columns that other CTAs finish: slot s of a receiver is the s-th other sender. */
 template <int T, int CT, int CF, int KS>
-static __device__ __forceinline__ void exchange(const float (&d)[T / 2], unsigned char *ring,
-                                                uint64_t *free_ring, uint64_t *parts_here,
-                                                const place &p)
+static __device__ __forceinline__ void send_parts(const float (&d)[T / 2], unsigned char *parts,
+                                                  uint64_t *parts_here, const place &p)
 {
     constexpr int W = T / KS;
     int i = (int)threadIdx.x - 128;
-    if (i < KS - 1)
-        mbar_arrive_cluster(free_ring, (uint32_t)((i + (i >= p.kt)) * CT * CF + p.cf * CT + p.ct));
-    mbar_wait(free_ring, 0);
 #pragma unroll
     for (int o = 0; o < KS; o++) {
         if (o == p.kt)
             continue;
         uint32_t at =
-            smem_u32(ring) + (p.kt < o ? p.kt : p.kt - 1) * (W / 2) * 256 * 4 + (uint32_t)i * 16;
+            smem_u32(parts) + (p.kt < o ? p.kt : p.kt - 1) * (W / 2) * 256 * 4 + (uint32_t)i * 16;
         uint32_t to, bar, rank = (uint32_t)(o * CT * CF + p.cf * CT + p.ct);
         asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(at), "r"(rank));
         asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
@@ -481,31 +450,108 @@ static __device__ __forceinline__ void exchange(const float (&d)[T / 2], unsigne
                          "f"(d[o * W / 2 + 4 * v + 2]), "f"(d[o * W / 2 + 4 * v + 3]), "r"(bar)
                          : "memory");
     }
-    mbar_wait_cluster(parts_here, 0);
 }
 
+static __device__ __forceinline__ float quad_sum(float v)
+{
+    v += __shfl_xor_sync(~0u, v, 1);
+    return v + __shfl_xor_sync(~0u, v, 2);
+}
+
+/* The residual of 64 rows as it was copied, panels of 16 columns, to fragment order. */
+template <int W>
+static __device__ __forceinline__ void load_old(float2 (&x)[W / 4], const unsigned char *old)
+{
+    int lane = threadIdx.x % 32;
+    old += ((int)threadIdx.x / 32 % 4 * 16 + lane / 4) * 64 + lane % 4 * 8;
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+#pragma unroll
+        for (int j = 0; j < W / 8; j++)
+            x[h * (W / 8) + j] =
+                *(const float2 *)(old + j / 2 * OLD_PANEL + h * 8 * 64 + j % 2 * 32);
+}
+
+/* x += the sums of this CTA's columns + bias, then what the others sent, in their order. */
 template <int T, int KS>
-static __device__ __forceinline__ void add_parts(float (&acc)[T / KS / 2], const float (&d)[T / 2],
-                                                 const unsigned char *ring, const place &p)
+static __device__ __forceinline__ void add_sums(float2 (&x)[T / KS / 4], const float (&d)[T / 2],
+                                                const float *vab, const unsigned char *parts,
+                                                uint64_t *parts_here, const place &p)
 {
     constexpr int W = T / KS;
 #pragma unroll
     for (int o = 0; o < KS; o++)
         if (o == p.kt)
 #pragma unroll
-            for (int v = 0; v < W / 2; v++)
-                acc[v] = d[o * W / 2 + v];
-    const float4 *at = (const float4 *)ring + ((int)threadIdx.x - 128);
+            for (int j = 0; j < W / 8; j++) {
+                float4 c = ((const float4 *)vab)[4 * j + threadIdx.x % 4];
+                x[j].x += d[o * W / 2 + 4 * j] + c.x;
+                x[j].y += d[o * W / 2 + 4 * j + 1] + c.y;
+                x[W / 8 + j].x += d[o * W / 2 + 4 * j + 2] + c.x;
+                x[W / 8 + j].y += d[o * W / 2 + 4 * j + 3] + c.y;
+            }
+    if (KS == 1)
+        return;
+    mbar_wait_cluster(parts_here, 0);
+    const float4 *at = (const float4 *)parts + ((int)threadIdx.x - 128);
 #pragma unroll
     for (int s = 0; s < KS - 1; s++)
 #pragma unroll
-        for (int v = 0; v < W / 8; v++) {
-            float4 t = at[(s * (W / 8) + v) * 256];
-            acc[4 * v] += t.x;
-            acc[4 * v + 1] += t.y;
-            acc[4 * v + 2] += t.z;
-            acc[4 * v + 3] += t.w;
+        for (int j = 0; j < W / 8; j++) {
+            float4 t = at[(s * (W / 8) + j) * 256];
+            x[j].x += t.x;
+            x[j].y += t.y;
+            x[W / 8 + j].x += t.z;
+            x[W / 8 + j].y += t.w;
         }
+}
+
+/* The new x, xg and the parts of its norm. Rows leave through shared memory, 16 of a warp's own:
+ * fragments would touch eight lines a store. */
+template <int W>
+static __device__ __forceinline__ void store_add(const float2 (&x)[W / 4], const float *vab,
+                                                 const args &g, int row0, int col0,
+                                                 unsigned char *staging)
+{
+    constexpr int PX = 4 * W + 32, PG = 2 * W + 16; /* bytes a row: few bank conflicts */
+    int lane = threadIdx.x % 32, c0 = lane % 4 * 2, rows = g.m - row0;
+    unsigned char *xs = staging + ((int)threadIdx.x / 32 - 4) * 16 * (PX + PG), *gs = xs + 16 * PX;
+#pragma unroll
+    for (int j = 0; j < W / 8; j++) {
+        float4 c = ((const float4 *)vab)[4 * j + lane % 4];
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int r = lane / 4 + 8 * h;
+            float2 v = x[h * (W / 8) + j];
+            *(float2 *)(xs + r * PX + (8 * j + c0) * 4) = v;
+            *(uint32_t *)(gs + r * PG + (8 * j + c0) * 2) = pack_bf16(v.x * c.z, v.y * c.w);
+        }
+    }
+    __syncwarp();
+    if (col0 >= g.n) /* N is a multiple of W: all columns or none */
+        return;
+    store_rows<W / 8, PG>(gs, (__nv_bfloat16 *)g.y + (size_t)row0 * g.n + col0, (size_t)g.n * 2,
+                          rows, W / 8);
+    store_rows<W / 4, PX>(xs, g.x + (size_t)row0 * g.n + col0, (size_t)g.n * 4, rows, W / 4);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float sum = 0.f, m2 = 0.f;
+#pragma unroll
+        for (int j = 0; j < W / 8; j++)
+            sum += x[h * (W / 8) + j].x + x[h * (W / 8) + j].y;
+        sum = quad_sum(sum);
+        float mean = sum / W;
+#pragma unroll
+        for (int j = 0; j < W / 8; j++) {
+            float2 v = x[h * (W / 8) + j];
+            m2 += (v.x - mean) * (v.x - mean) + (v.y - mean) * (v.y - mean);
+        }
+        m2 = quad_sum(m2);
+        int r = lane / 4 + 8 * h;
+        if (lane % 4 == 0 && r < rows)
+            *(float2 *)(g.part + ((size_t)(row0 + r) * VIS90_MAX_PARTS + col0 / W) * 2) =
+                make_float2(sum, m2);
+    }
 }
 
 /* Consumers wait for the helpers' facts and for each other: the ring is free after it. */
@@ -521,15 +567,17 @@ static __device__ __forceinline__ void facts_ready(void)
 template <int T, int CT, int CF, int KS, int MODE>
 __global__ void __launch_bounds__(THREADS, 1)
     vision_bf16_sm90(const __grid_constant__ CUtensorMap x_map,
-                     const __grid_constant__ CUtensorMap w_map, const args g)
+                     const __grid_constant__ CUtensorMap w_map,
+                     const __grid_constant__ CUtensorMap r_map, const args g)
 {
     using S = shape<T, CT, CF, KS>;
     extern __shared__ unsigned char raw[];
     unsigned char *ring = raw + (-smem_u32(raw) & 1023);
-    float2 *row_facts = (float2 *)(ring + S::stages * S::stage_bytes);
-    float *va = (float *)(row_facts + TOKENS), *vb = va + T;
-    uint64_t *full = (uint64_t *)(vb + T), *empty = full + S::stages;
-    uint64_t *free_ring = empty + S::stages, *parts_here = free_ring + 1;
+    unsigned char *parts = ring + S::stages * S::stage_bytes;
+    float *vab = (float *)(parts + S::parts_bytes);
+    float2 *row_facts = (float2 *)(vab + 2 * T);
+    uint64_t *full = (uint64_t *)(row_facts + TOKENS), *empty = full + S::stages;
+    uint64_t *parts_here = empty + S::stages;
     place p = {};
     p.find<T, CT, CF, KS>(g);
     if (threadIdx.x == 0) {
@@ -540,53 +588,55 @@ __global__ void __launch_bounds__(THREADS, 1)
             mbar_init(&empty[i], 2 * S::writers);
         }
         if (KS > 1) {
-            mbar_init(free_ring, KS - 1);
             mbar_init(parts_here, 1);
-            mbar_expect(parts_here, (KS - 1) * S::width * TOKENS * 4);
+            mbar_expect(parts_here, S::parts_bytes);
         }
         fence_mbar_init();
     }
     cluster_sync_relaxed(); /* the peers' barriers exist before anything is sent to them */
     pdl_launch();
     if (threadIdx.x < 128) {
-        setmaxnreg_dec<40>();
-        if (threadIdx.x == 0) {
-            uint32_t at = blockIdx.x * g.next_slice, n = at < g.next_bytes ? g.next_bytes - at : 0;
-            n = n < g.next_slice ? n : g.next_slice;
-            uint32_t step = p.k1 > p.k0 ? (n / (uint32_t)(p.k1 - p.k0) + 16) & ~15u : 16;
-            producer<T, CT, CF, KS>{ &x_map, &w_map, ring, full, empty, p, g.next + at, n, step }
-                .run();
-        } else if (threadIdx.x >= 32) {
-            gather_vectors<T>(g, p, va, vb);
+        setmaxnreg_dec<56>();
+        if (threadIdx.x == 0)
+            producer<T, CT, CF, KS>{ &x_map, &w_map, &r_map, ring, full, empty, p }
+                .template run<MODE>();
+        else if (threadIdx.x >= 32) {
+            gather_vectors<T>(g, p, vab);
+            if (MODE != VIS90_ADD) {
+                pdl_wait();
+                gather_rows(g, p, row_facts);
+            }
             facts_ready();
         }
     } else {
-        setmaxnreg_inc<232>();
+        setmaxnreg_inc<224>();
         float d[T / 2];
-        if (MODE == VIS90_ADD) {
+        if constexpr (MODE == VIS90_ADD) {
             constexpr int W = S::width;
-            int row0 = p.token0 + ((int)threadIdx.x / 32 - 4) * 16 + (int)threadIdx.x % 32 / 4;
-            int col0 = p.feature0 + p.kt * W;
+            /* Stages that the rows on their way out need, beside the two of the old x. */
+            constexpr int OUT = (TOKENS * (6 * W + 48) + S::stage_bytes - 1) / S::stage_bytes;
+            static_assert(S::stages > 2 * OUT && 64 * W * 4 <= S::stage_bytes, "");
+            int warp = (int)threadIdx.x / 32 - 4, n = p.k1 - p.k0;
             float2 x[W / 4];
-            float acc[W / 2];
-            pdl_wait();
-            load_x<W>(x, g, row0, col0 + (int)threadIdx.x % 4 * 2);
-            main_loop<T, CT, CF, KS>(d, ring, full, empty, p);
+            main_loop<T, CT, CF, KS>(d, ring, full, empty, p, 2);
+            if (KS > 1)
+                send_parts<T, CT, CF, KS>(d, parts, parts_here, p);
             facts_wait();
-            if (KS > 1) {
-                exchange<T, CT, CF, KS>(d, ring, free_ring, parts_here, p);
-            }
-            add_parts<T, KS>(acc, d, ring, p);
-            store_add<W>(acc, x, va + p.kt * W, vb + p.kt * W, g, row0, col0);
+            int old = (n + warp / 4) % S::stages, after = n % S::stages;
+            mbar_wait(&full[old], (uint32_t)((n + warp / 4) / S::stages) & 1);
+            load_old<W>(x, ring + old * S::stage_bytes);
+            add_sums<T, KS>(x, d, vab + p.kt * W * 2, parts, parts_here, p);
+            int out = after == S::stages - 1 ? 1 : after >= OUT ? 0 : after + 2;
+            store_add<W>(x, vab + p.kt * W * 2, g, p.token0 + warp * 16, p.feature0 + p.kt * W,
+                         ring + out * S::stage_bytes);
         } else {
-            pdl_wait(); /* y may still be read by the kernel before */
-            gather_rows(g, p, row_facts);
-            main_loop<T, CT, CF, KS>(d, ring, full, empty, p);
+            /* What these warps write and read was ordered by the producer's wait. */
+            main_loop<T, CT, CF, KS>(d, ring, full, empty, p, 0);
             facts_wait();
-            if (MODE == VIS90_F32)
-                store_f32<T>(d, row_facts, va, vb, g, p);
+            if constexpr (MODE == VIS90_F32)
+                store_f32<T>(d, row_facts, vab, g, p);
             else
-                store_norm<T, MODE, S::pitch>(d, ring, row_facts, va, vb, g, p);
+                store_norm<T, MODE>(d, ring, row_facts, vab, g, p);
         }
     }
     /* Nobody is left behind: a CTA waits for all that is sent into its ring, and stages are released
@@ -595,31 +645,50 @@ __global__ void __launch_bounds__(THREADS, 1)
 
 /* ---------------------------------------------------------------- around the layers */
 
-/* A block a row: parts, then xg. */
+/* A block a row: parts of at most 64 columns and xg. All of x is loaded before the first sum. */
+constexpr int ENTER_PARTS = VIS90_MAX_PARTS / 4; /* of a warp */
 __global__ void __launch_bounds__(128)
     vision_enter_sm90(const float *x, const float *gamma, __nv_bfloat16 *xg, float *part, int width,
                       int parts, int part_width)
 {
     pdl_launch();
-    pdl_wait();
     int row = blockIdx.x, warp = (int)threadIdx.x / 32, lane = threadIdx.x % 32;
-    const float *in = x + (size_t)row * width;
-    for (int p = warp; p < parts; p += 4) {
-        float sum = 0.f, m2 = 0.f;
-        for (int c = lane; c < part_width; c += 32)
-            sum += __ldcg(in + p * part_width + c);
-        for (int i = 16; i > 0; i /= 2)
-            sum += __shfl_xor_sync(~0u, sum, i);
+    float v[ENTER_PARTS][2], g[ENTER_PARTS][2];
+#pragma unroll
+    for (int pass = 0; pass < 2; pass++) { /* gains before the wait */
+        if (pass)
+            pdl_wait();
+#pragma unroll
+        for (int i = 0; i < ENTER_PARTS; i++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                int p = warp + 4 * i, c = lane + 32 * h, at = p * part_width + c;
+                int in = p < parts && c < part_width;
+                if (pass)
+                    v[i][h] = in ? __ldcg(x + (size_t)row * width + at) : 0.f;
+                else
+                    g[i][h] = in ? gamma[at] : 0.f;
+            }
+    }
+#pragma unroll
+    for (int i = 0; i < ENTER_PARTS; i++) {
+        int p = warp + 4 * i;
+        float sum = v[i][0] + v[i][1], m2 = 0.f;
+        for (int k = 16; k > 0; k /= 2)
+            sum += __shfl_xor_sync(~0u, sum, k);
         float mean = sum / (float)part_width;
-        for (int c = lane; c < part_width; c += 32) {
-            int at = p * part_width + c;
-            float v = __ldcg(in + at);
-            m2 += (v - mean) * (v - mean);
-            xg[(size_t)row * width + at] = __float2bfloat16_rn(v * gamma[at]);
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int c = lane + 32 * h;
+            if (p < parts && c < part_width) {
+                m2 += (v[i][h] - mean) * (v[i][h] - mean);
+                xg[(size_t)row * width + p * part_width + c] =
+                    __float2bfloat16_rn(v[i][h] * g[i][h]);
+            }
         }
-        for (int i = 16; i > 0; i /= 2)
-            m2 += __shfl_xor_sync(~0u, m2, i);
-        if (lane == 0)
+        for (int k = 16; k > 0; k /= 2)
+            m2 += __shfl_xor_sync(~0u, m2, k);
+        if (lane == 0 && p < parts)
             *(float2 *)(part + ((size_t)row * VIS90_MAX_PARTS + p) * 2) = make_float2(sum, m2);
     }
 }
@@ -665,17 +734,13 @@ struct tile_info {
     X(3, 208, 2, 1, 1, NORMS, "128x208 2x1")           \
     X(4, 128, 2, 2, 1, NORMS, "128x128 2x2")           \
     X(5, 144, 2, 2, 1, NORMS, "128x144 2x2")           \
-    X(6, 192, 2, 1, 3, ADDS, "128x192 2x1x3")          \
-    X(7, 144, 2, 1, 3, ADDS, "128x144 2x1x3")          \
-    X(8, 192, 2, 1, 4, ADDS, "128x192 2x1x4")          \
-    X(9, 128, 2, 1, 2, ADDS, "128x128 2x1x2")          \
+    X(6, 128, 2, 1, 2, ADDS, "128x128 2x1x2")          \
+    X(7, 96, 2, 1, 2, ADDS, "128x96 2x1x2")            \
+    X(8, 64, 2, 2, 1, ADDS, "128x64 2x2")              \
+    X(9, 48, 2, 2, 1, ADDS, "128x48 2x2")              \
     X(10, 144, 2, 1, 1, 1 << VIS90_F32, "128x144 2x1") \
-    X(11, 192, 2, 2, 2, ADDS, "128x192 2x2x2")         \
-    X(12, 144, 2, 1, 2, ADDS, "128x144 2x1x2")         \
-    X(13, 192, 1, 1, 3, ADDS, "128x192 1x1x3")         \
-    X(14, 144, 2, 2, 2, ADDS, "128x144 2x2x2")         \
-    X(15, 192, 2, 2, 1, NORMS, "128x192 2x2")          \
-    X(16, 160, 2, 2, 1, NORMS, "128x160 2x2")
+    X(11, 192, 2, 2, 1, NORMS, "128x192 2x2")          \
+    X(12, 160, 2, 2, 1, NORMS, "128x160 2x2")
 
 constexpr tile_info tiles[] = {
 #define X(i, t, ct, cf, ks, modes, name) { t, ct, cf, ks, modes, name },
@@ -688,6 +753,8 @@ template <int T, int CT, int CF, int KS, int MODE>
 cudaError_t launch(const struct vis90_gemm *g, int pdl, cudaStream_t stream)
 {
     using S = shape<T, CT, CF, KS>;
+    if ((g->k + BLOCK_K - 1) / BLOCK_K < KS)
+        return cudaErrorInvalidValue;
     cudaError_t e = cudaFuncSetAttribute(vision_bf16_sm90<T, CT, CF, KS, MODE>,
                                          cudaFuncAttributeMaxDynamicSharedMemorySize, S::smem);
     if (e != cudaSuccess)
@@ -695,6 +762,7 @@ cudaError_t launch(const struct vis90_gemm *g, int pdl, cudaStream_t stream)
     args a = {};
     a.m = g->m;
     a.n = g->n;
+    a.ldy = g->ldy ? g->ldy : g->n;
     a.k_blocks = (g->k + BLOCK_K - 1) / BLOCK_K;
     a.token_groups = (g->m + CT * TOKENS - 1) / (CT * TOKENS);
     a.parts_n = g->parts.n;
@@ -712,21 +780,20 @@ cudaError_t launch(const struct vis90_gemm *g, int pdl, cudaStream_t stream)
     attr[1].val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t cfg = {};
     cfg.gridDim = dim3((unsigned)(a.token_groups * ((g->n + CF * T - 1) / (CF * T)) * S::ctas));
-    a.next = (const unsigned char *)g->next;
-    a.next_bytes = (uint32_t)(g->next_bytes & ~(size_t)15);
-    a.next_slice = (a.next_bytes / cfg.gridDim.x + 256) & ~127u;
     cfg.blockDim = dim3(THREADS);
     cfg.dynamicSmemBytes = S::smem;
     cfg.stream = stream;
     cfg.attrs = attr;
     cfg.numAttrs = pdl ? 2 : 1;
-    return cudaLaunchKernelEx(&cfg, vision_bf16_sm90<T, CT, CF, KS, MODE>, g->x_map, g->w_map, a);
+    return cudaLaunchKernelEx(&cfg, vision_bf16_sm90<T, CT, CF, KS, MODE>, g->x_map, g->w_map,
+                              g->r_map, a);
 }
 
 CUresult encode_2d(tensor_map_encode_fn encode, CUtensorMap *map, const void *base, int rows, int k,
-                   int box_rows)
+                   int ld, int box_rows)
 {
-    cuuint64_t dims[2] = { (cuuint64_t)k, (cuuint64_t)rows }, stride[1] = { (cuuint64_t)k * 2 };
+    cuuint64_t dims[2] = { (cuuint64_t)k, (cuuint64_t)rows },
+               stride[1] = { (cuuint64_t)(ld ? ld : k) * 2 };
     cuuint32_t box[2] = { BLOCK_K, (cuuint32_t)box_rows }, step[2] = { 1, 1 };
     return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)(uintptr_t)base, dims, stride,
                   box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
@@ -778,6 +845,8 @@ extern "C" int vis90_tile(enum vis90_mode mode, int m, int n, int k, int n_sm)
             continue;
         if (mode == VIS90_ADD && n / (t.t / t.ks) > VIS90_MAX_PARTS)
             continue;
+        if ((k + BLOCK_K - 1) / BLOCK_K < t.ks) /* every piece of K has a block */
+            continue;
         long clusters = (long)((m + t.ct * TOKENS - 1) / (t.ct * TOKENS)) *
                         ((n + t.cf * t.t - 1) / (t.cf * t.t));
         long waves = (clusters + slots - 1) / slots;
@@ -785,7 +854,7 @@ extern "C" int vis90_tile(enum vis90_mode mode, int m, int n, int k, int n_sm)
         long step = t.t, shared = 64 + t.t * 3 / 4, l2 = (TOKENS / t.cf + t.t / t.ct) * 8 / 9;
         step = step > shared ? step : shared;
         step = step > l2 ? step : l2;
-        long cost = waves * ((k / t.ks + 15) / 16 * step + 3000 + (t.ks - 1) * 2000);
+        long cost = waves * ((k / t.ks + 15) / 16 * step + 3000 + (t.ks - 1) * 1500);
         if (best < 0 || cost < best_cost) {
             best = i;
             best_cost = cost;
@@ -798,8 +867,18 @@ extern "C" CUresult vis90_gemm_plan(struct vis90_gemm *g, tensor_map_encode_fn e
                                     const void *xin, const void *w)
 {
     const tile_info &t = tiles[g->tile];
-    CUresult r = encode_2d(encode, &g->x_map, xin, g->m, g->k, TOKENS / t.cf);
-    return r != CUDA_SUCCESS ? r : encode_2d(encode, &g->w_map, w, g->n, g->k, t.t / t.ct);
+    if (g->mode == VIS90_ADD) {
+        cuuint64_t dims[2] = { (cuuint64_t)g->n, (cuuint64_t)g->m };
+        cuuint64_t stride[1] = { (cuuint64_t)g->n * 4 };
+        cuuint32_t box[2] = { 16, 64 }, step[2] = { 1, 1 };
+        CUresult e = encode(&g->r_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 2, g->x, dims, stride, box,
+                            step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
+                            CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+        if (e != CUDA_SUCCESS)
+            return e;
+    }
+    CUresult r = encode_2d(encode, &g->x_map, xin, g->m, g->k, g->ldx, TOKENS / t.cf);
+    return r != CUDA_SUCCESS ? r : encode_2d(encode, &g->w_map, w, g->n, g->k, g->ldw, t.t / t.ct);
 }
 
 extern "C" cudaError_t vis90_gemm_launch(const struct vis90_gemm *g, int pdl, cudaStream_t s)
@@ -817,6 +896,8 @@ extern "C" cudaError_t vis90_enter(const float *x, const float *gamma, void *xg,
                                    struct vis90_parts parts, int rows, int width, int pdl,
                                    cudaStream_t stream)
 {
+    if (parts.width > 64)
+        return cudaErrorInvalidValue;
     cudaLaunchAttribute attr = {};
     attr.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attr.val.programmaticStreamSerializationAllowed = 1;

@@ -36,16 +36,16 @@ struct vis90_parts {
 
 /* acc[m, n] = xg[m, K] · w[n, K]ᵀ, then by mode. xg, w bf16; K, N multiples of 8. */
 struct vis90_gemm {
-    CUtensorMap x_map, w_map;
+    CUtensorMap x_map, w_map, r_map;
     enum vis90_mode mode;
     int tile; /* index, vis90_tile */
     int m, n, k;
+    int ldx, ldw,
+        ldy; /* values between rows of xin, w, y; 0: none but the row's. Not for ADD's y */
     struct vis90_parts parts; /* NORM, GELU, F32: of the input rows. ADD: of x, written */
     const float *a, *b; /* [N]. NORM, GELU, F32: Wγ, Wβ + bias. ADD: bias, γ of the next norm */
     void *y;            /* NORM, GELU: bf16 [m, N]. F32: float32 [m, N]. ADD: xg bf16 [m, N] */
     float *x;           /* ADD: [m, N], read and written */
-    const void *next;   /* weights that the kernels behind this one read: fetched into L2 */
-    size_t next_bytes;  /* meanwhile; 0: none */
 };
 
 /* The tile that wastes least time on n_sm processors, and the width of the parts it writes. Pure;
@@ -57,7 +57,7 @@ const char *vis90_tile_name(int tile);
 /* 1 if this tile's kernel exists for the mode. */
 int vis90_tile_has(int tile, enum vis90_mode mode);
 
-/* Fills the maps; xin is bf16 [m, K], w bf16 [N, K], both 16-byte aligned. The rest is the caller's. */
+/* Fills the maps from the fields above (ADD: x too); xin is bf16 [m, K], w bf16 [N, K], both 16-byte aligned. The rest is the caller's. */
 CUresult vis90_gemm_plan(struct vis90_gemm *g, tensor_map_encode_fn encode, const void *xin,
                          const void *w);
 cudaError_t vis90_gemm_launch(const struct vis90_gemm *g, int pdl, cudaStream_t stream);
@@ -73,13 +73,13 @@ cudaError_t vis90_fold(const void *w, const float *gamma, const float *beta, con
 /* attn_vision_sm90.cu: o = softmax(q·kᵀ · scale) · v inside each image and head, head size 72,
  * 256 tokens an image. qkv bf16 [images · 256, 3 · heads · 72], o bf16 [images · 256, heads · 72]. */
 struct attn_vision90 {
-    const void *qkv;
+    CUtensorMap wide, narrow; /* columns 0 … 63 and 64 … 71 of a head */
     void *o;
     int images, heads;
     float scale;
-    const void *next; /* as in vis90_gemm */
-    size_t next_bytes;
 };
+CUresult attn_vision90_plan(struct attn_vision90 *a, tensor_map_encode_fn encode, const void *qkv,
+                            void *o, int images, int heads, float scale);
 cudaError_t attn_vision90_launch(const struct attn_vision90 *a, int pdl, cudaStream_t stream);
 
 #ifdef __cplusplus
