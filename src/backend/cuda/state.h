@@ -44,6 +44,7 @@ struct cu_weights {
     float *pos, *patch_b;           /* its parts */
     struct cu_vision_layer *vision; /* host array [vision_depth] */
     float *post_g, *post_b;         /* [D] */
+    float *proj_wg, *proj_wb;       /* vis90_fold's, [W_vlm]; or NULL */
     uint16_t *proj_w;               /* [W_vlm, D] */
     float *proj_b;                  /* [W_vlm] */
     uint16_t *table;                /* [vocab, W_vlm] */

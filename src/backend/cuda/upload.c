@@ -258,6 +258,10 @@ static void place_vision(struct upload *u)
     c->w.post_b = vec_f32(u, &w->post_ln_b);
     c->w.proj_w = mat(u, &w->proj_w);
     c->w.proj_b = vec_f32(u, &w->proj_b);
+    if (c->choice.vision_sm90) {
+        c->w.proj_wg = dev_take(a, (size_t)d->vlm_width, sizeof(float));
+        c->w.proj_wb = dev_take(a, (size_t)d->vlm_width, sizeof(float));
+    }
 }
 
 static void put_vector(struct upload *u, const struct tensor *t, float *dst)
@@ -506,6 +510,10 @@ static pi0_status derive_vision(struct upload *u)
         CU_TRY(vis90_fold(w->w1, w->ln2_g, w->ln2_b, w->b1, 0, w->fc1_g, w->fc1_b, F, D, s),
                u->err);
     }
+    if (c->choice.vision_sm90)
+        CU_TRY(vis90_fold(c->w.proj_w, c->w.post_g, c->w.post_b, c->w.proj_b, 1, c->w.proj_wg,
+                          c->w.proj_wb, c->plan.dims.vlm_width, D, s),
+               u->err);
     return PI0_OK;
 }
 

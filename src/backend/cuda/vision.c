@@ -119,7 +119,7 @@ static struct vis90_gemm fused_add(const struct cuda_engine *c, int M, int k, co
                                 .x = c->b.vx };
 }
 
-/* Five kernels a layer, each launched before the one in front has ended
+/* Five kernels a layer, and the projector; each launched before the one in front has ended
  * (programmatic dependent launch): it waits by itself for what it reads. */
 static pi0_status fused_layers(struct cuda_engine *c, int images, int M, struct pi0_error *err)
 {
@@ -151,7 +151,10 @@ static pi0_status fused_layers(struct cuda_engine *c, int images, int M, struct 
         TRY(fused_run(c, &fc2, b->vmlp, w->w2, err));
         parts = fc2.parts;
     }
-    return PI0_OK;
+    cu_mark(c, CU_OP_REST, "");
+    struct vis90_gemm project =
+        fused_norm(c, VIS90_F32, M, d->vlm_width, parts, c->w.proj_wg, c->w.proj_wb, b->features);
+    return fused_run(c, &project, b->vh, c->w.proj_w, err);
 }
 
 pi0_status vision_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err)
@@ -174,8 +177,9 @@ pi0_status vision_enqueue(struct cuda_engine *c, const struct cu_key *k, struct 
                   cu_scaled(cu_add(cu_product(M, D, c->k_pad, b->patches, c->w.patch_w, b->vx)),
                             2.0f / 255.0f),
                   err));
-    TRY(c->choice.vision_sm90 && M <= CU_VISION_FUSED_ROWS ? fused_layers(c, k->images, M, err)
-                                                           : plain_layers(c, k->images, M, err));
+    if (c->choice.vision_sm90 && M <= CU_VISION_FUSED_ROWS)
+        return fused_layers(c, k->images, M, err);
+    TRY(plain_layers(c, k->images, M, err));
     cu_mark(c, CU_OP_REST, "");
     CU_TRY(cu_layernorm(b->vx, c->w.post_g, c->w.post_b, b->vh, M, D, s), err);
     return cu_matmul(
