@@ -112,6 +112,15 @@ static void down_in_parts(void **state)
     assert_int_equal(cu_split_k(&a100, 536, 2048, 16384), 0);
 }
 
+static void picks(void **state)
+{
+    (void)state;
+    struct cu_facts h200 = { 90, 132, 232448 }, a100 = { 80, 108, 166912 };
+    assert_int_equal(cu_gemm_pick(&h200, 1, 6144, 3456, 1152), 5);
+    assert_int_equal(cu_gemm_pick(&h200, 1, 6145, 3456, 1152), 0);
+    assert_int_equal(cu_gemm_pick(&a100, 1, 6144, 3456, 1152), 0);
+}
+
 static const char *tile(enum vis90_mode mode, int m, int n, int k)
 {
     int t = vis90_tile(mode, m, n, k, 132);
@@ -215,6 +224,7 @@ int main(void)
         cmocka_unit_test(qkv_tiles),
         cmocka_unit_test(down_in_parts),
         cmocka_unit_test(vision_tiles),
+        cmocka_unit_test(picks),
         cmocka_unit_test(glu_groups),
         cmocka_unit_test(buckets_hold),
         cmocka_unit_test(workloads_fit),

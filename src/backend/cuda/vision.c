@@ -47,8 +47,13 @@ static pi0_status plain_layers(struct cuda_engine *c, int images, int M, struct 
     const struct cu_buffers *b = &c->b;
     cudaStream_t s = c->dev.stream;
     int D = d->vision_width, F = d->vision_mlp_dim;
+    int ld = c->choice.vision_sm90 ? CU_VISION_MLP_LD(F) : F;
     for (int l = 0; l < d->vision_depth; l++) {
         const struct cu_vision_layer *w = &c->w.vision[l];
+        struct cu_gemm fc1 =
+            cu_gelu(cu_bias(cu_bf16(cu_product(M, F, D, b->vh, w->w1, b->vmlp)), w->b1));
+        struct cu_gemm fc2 = cu_bias(cu_add(cu_product(M, D, F, b->vmlp, w->w2, b->vx)), w->b2);
+        fc1.ldy = fc2.ldx = ld == F ? 0 : ld;
         cu_mark(c, CU_OP_VISION_NORM, "");
         CU_TRY(cu_layernorm(b->vx, w->ln1_g, w->ln1_b, b->vh, M, D, s), err);
         cu_mark(c, CU_OP_VISION_QKV, "bias");
@@ -60,10 +65,9 @@ static pi0_status plain_layers(struct cuda_engine *c, int images, int M, struct 
         cu_mark(c, CU_OP_VISION_NORM, "");
         CU_TRY(cu_layernorm(b->vx, w->ln2_g, w->ln2_b, b->vh, M, D, s), err);
         cu_mark(c, CU_OP_VISION_FC1, "bias, GELU");
-        TRY(cu_matmul(
-            c, cu_gelu(cu_bias(cu_bf16(cu_product(M, F, D, b->vh, w->w1, b->vmlp)), w->b1)), err));
+        TRY(cu_matmul(c, fc1, err));
         cu_mark(c, CU_OP_VISION_FC2, "bias, residual");
-        TRY(cu_matmul(c, cu_bias(cu_add(cu_product(M, D, F, b->vmlp, w->w2, b->vx)), w->b2), err));
+        TRY(cu_matmul(c, fc2, err));
     }
     return PI0_OK;
 }
