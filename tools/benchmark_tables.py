@@ -218,6 +218,27 @@ def table_kernels(name):
     return [line for line in lines if line is not None]
 
 
+def table_peers(workload, ours, pattern):
+    """Our newest row, then the reports of tools/peers that fit the pattern."""
+    names = sorted(path.name for path in RESULTS.glob(pattern))
+    own = [r for r in rows_of(ours) if r["workload"] == workload and r["batch"] == 1][-1]
+    if not names:
+        raise FileNotFoundError(pattern)
+    rows = [["pi0.c", own["commit"], "", "", own["precision"], str(own["n"])]
+            + [number(own[k], 2) for k in ("p50_ms", "p99_ms", "min_ms")] + ["1.0", "", "", ""]]
+    for doc in map(report, names):
+        r, batch = doc["headline"][0], doc["batch"]["rows"][0]
+        if r["workload"] != workload:
+            continue
+        name, version = doc["commit"].split(" ", 1)
+        rows.append([name, version, doc["machine"]["backend"], doc["settings"]["notes"].rpartition("; ")[2],
+                     doc["machine"]["precision"], str(r["calls"])]
+                    + [number(r[k], 2) for k in ("p50_ms", "p99_ms", "min_ms")]
+                    + [number(r["p50_ms"] / own["p50_ms"], 1), number(r["energy"].get("mean_w"), 0),
+                       number(r["energy"].get("j_per_sample"), 2), si(batch.get("memory_bytes"), "B")])
+    return grid(["", "version", "runs on", "mode", "precision", "calls", "p50 ms", "p99 ms", "min ms", "× pi0.c", "W", "J per sample", "memory"], rows)
+
+
 def rebuilt(text):
     def table(match):
         words = match.group(2).split()
