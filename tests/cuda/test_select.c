@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Kernel selection and shape buckets of the CUDA backend: pure functions, no GPU needed. */
 #include "backend/cuda/kernels/qkv_sm90.h"
+#include "backend/cuda/kernels/suffix_sm90.h"
 #include "backend/cuda/kernels/vision_sm90.h"
 #include "backend/cuda/select.h"
 
@@ -149,6 +150,48 @@ static void vision_tiles(void **state)
     }
 }
 
+static void suffix_by_device(void **state)
+{
+    (void)state;
+    struct cu_choice c;
+    struct plan full = plan_of("pi0"), tiny = plan_of("pi0_tiny"), other = plan_of("pi05");
+    cu_select(&c, &(struct cu_facts){ 90, 132, 232448 }, &full);
+    assert_int_equal(c.suffix_sm90, 1);
+    cu_select(&c, &(struct cu_facts){ 90, 132, 232448 }, &other);
+    assert_int_equal(c.suffix_sm90, 1);
+    cu_select(&c, &(struct cu_facts){ 90, 114, 232448 }, &full);
+    assert_int_equal(c.suffix_sm90, 0);
+    cu_select(&c, &(struct cu_facts){ 90, 132, 232448 }, &tiny);
+    assert_int_equal(c.suffix_sm90, 0);
+    cu_select(&c, &(struct cu_facts){ 100, 148, 232448 }, &full);
+    assert_int_equal(c.suffix_sm90, 0);
+}
+
+static void suffix_tiles(void **state)
+{
+    (void)state;
+    struct sfx90_tile t = sfx90_tile(SFX90_ADD, 80, 132);
+    assert_int_equal(t.tokens, 80);
+    assert_int_equal(t.split, 8);
+    t = sfx90_tile(SFX90_ADD, 640, 132);
+    assert_int_equal(t.tokens, 160);
+    assert_int_equal(t.split, 2);
+    for (int rows = 1; rows <= 2000; rows++)
+        for (int mode = 0; mode < 3; mode++) { /* pieces of K are a power of two of whole stages */
+            t = sfx90_tile((enum sfx90_mode)mode, rows, 132);
+            assert_in_range(t.tokens, 24, 208);
+            assert_true(t.split == 1 || t.split == 2 || t.split == 4 || t.split == 8);
+            assert_in_range(t.split * t.share, 1, 8);
+            assert_true(t.split < 8 || t.tokens <= 104);
+            assert_true(t.groups == 1 ||
+                        (t.groups == 2 && t.split == 1 && mode < 2 && t.tokens >= 104));
+        }
+    assert_int_equal(sfx90_attn_split(850, 10, 2, 132), 7); /* 14 blocks */
+    assert_int_equal(sfx90_attn_split(850, 10, 8, 132), 4);
+    assert_int_equal(sfx90_attn_split(850, 10, 64, 132), 1);
+    assert_int_equal(sfx90_attn_split(100, 10, 1, 132), 1); /* one step of two blocks */
+}
+
 static void glu_groups(void **state)
 {
     (void)state;
@@ -209,7 +252,7 @@ static void splits(void **state)
 static void chunks(void **state)
 {
     (void)state;
-    assert_int_equal(cu_loop_batch(10), 2);
+    assert_int_equal(cu_loop_batch(10), 1);
     assert_int_equal(cu_loop_batch(50), 1);
     assert_int_equal(cu_mlp_chunk(800), 800);
     assert_int_equal(cu_mlp_chunk(1 << 20), 16384);
@@ -225,6 +268,8 @@ int main(void)
         cmocka_unit_test(down_in_parts),
         cmocka_unit_test(vision_tiles),
         cmocka_unit_test(picks),
+        cmocka_unit_test(suffix_by_device),
+        cmocka_unit_test(suffix_tiles),
         cmocka_unit_test(glu_groups),
         cmocka_unit_test(buckets_hold),
         cmocka_unit_test(workloads_fit),

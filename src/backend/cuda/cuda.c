@@ -101,6 +101,12 @@ static void carve_kept(struct cuda_engine *c, int record)
         if (d->variant == PI0_VARIANT_PI05) {
             t->cond = dev_take(a, steps * W, sizeof *t->cond);
             t->mod = dev_take(a, steps * (2 * (size_t)d->depth + 1) * 3 * W, sizeof *t->mod);
+            if (c->choice.suffix_sm90)
+                t->products =
+                    dev_take(a,
+                             steps * (size_t)d->depth *
+                                 (size_t)(p->q_dim + 2 * d->head_dim + 2 * d->expert_mlp_dim),
+                             sizeof *t->products);
             if (c->has_loop)
                 t->shift = dev_take(a, dn90_shift_bytes(&c->loop_shape, p->max_steps), 1);
         }
@@ -139,7 +145,7 @@ static void carve_scratch(struct cuda_engine *c)
     size_t S = (size_t)p->max_batch * (size_t)(d->action_horizon + 1);
     size_t We = (size_t)d->expert_width, Fe = (size_t)d->expert_mlp_dim;
     size_t parts = 0; /* rows of partial attention results: fewest samples, most pieces */
-    for (int n = 1; n <= p->max_batch; n++) {
+    for (int n = 1; n <= p->max_batch && !c->choice.suffix_sm90; n++) {
         int rows = (d->action_horizon + 1) * d->heads;
         int splits = cu_suffix_splits(p->max_keys, d->action_horizon * d->heads, n, c->facts.n_sm);
         size_t need = (size_t)n * (size_t)splits * (size_t)rows;
@@ -157,6 +163,10 @@ static void carve_scratch(struct cuda_engine *c)
     b->sact = dev_take(a, S * Fe, sizeof *b->sact);
     b->part_o = dev_take(a, parts * E, sizeof *b->part_o);
     b->part_ml = dev_take(a, parts * 2, sizeof *b->part_ml);
+    if (c->choice.suffix_sm90) {
+        b->spart = dev_take(a, S * SFX90_PARTS, sizeof *b->spart);
+        b->su3 = dev_take(a, S * 3 * We, sizeof *b->su3);
+    }
     if (c->has_loop)
         b->loop_ws = dev_take(a, dn90_workspace_bytes(&c->loop_shape), 1);
     a->used = a->peak;
@@ -273,6 +283,8 @@ static pi0_status cuda_open(void **self, const pi0_model *m, const struct plan *
     if (c->without & PI0_WITHOUT_FUSED_ATTENTION)
         c->choice.attn_vision = c->choice.attn_prefix = c->choice.attn_suffix =
             CU_ATTN_KERNEL_PLAIN;
+    if (c->without & (PI0_WITHOUT_FUSED_PROJECTIONS | PI0_WITHOUT_FUSED_ATTENTION))
+        c->choice.suffix_sm90 = 0; /* it has one product for q, k, v, and one attention */
     TRY(open_sizes(c, err));
     carve(c, cfg->record_steps);
     TRY(dev_arena_alloc(&c->mem, "K/V cache and activations", err));
@@ -585,9 +597,10 @@ static pi0_status cuda_denoise(void *self, const struct batch *in, float *action
     int most = 0;
     for (int b = 0; b < in->n; b++)
         most = in->samples[b].n_rows > most ? in->samples[b].n_rows : most;
-    k.splits = k.loop ? 0
-                      : cu_suffix_splits(most + c->plan.n_suffix, d->action_horizon * d->heads,
-                                         in->n, c->facts.n_sm);
+    k.splits = k.loop || c->choice.suffix_sm90
+                   ? 0
+                   : cu_suffix_splits(most + c->plan.n_suffix, d->action_horizon * d->heads, in->n,
+                                      c->facts.n_sm);
     for (int i = 0; i < c->n_tables && c->without & PI0_WITHOUT_FOLDED_TABLES; i++)
         if (c->tables[i].n_steps == in->n_steps) /* the next to be filled, in the same place */
             c->tables[i].n_steps = 0, c->tables[i].used_at = 0;
@@ -755,6 +768,8 @@ static int cuda_kernel(void *self, int i, struct pi0_kernel_choice *out)
                        : i == 7                         ? cu_attn_kernel_name(c->choice.attn_prefix)
                        : i == 9 && c->choice.geglu_sm90 ? "geglu_bf16_sm90"
                        : i >= 11 && c->has_loop && c->plan.max_batch == 1 ? "denoise_bf16_sm90"
+                       : i == 12 && c->choice.suffix_sm90                 ? "suffix_attn_bf16_sm90"
+                       : i >= 11 && c->choice.suffix_sm90                 ? "suffix_bf16_sm90"
                        : i == 12 ? cu_attn_kernel_name(c->choice.attn_suffix)
                                  : lt;
     snprintf(out->kernel, sizeof out->kernel, "%s", name);

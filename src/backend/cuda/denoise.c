@@ -229,6 +229,167 @@ static pi0_status loop_sample(struct cuda_engine *c, const struct cu_key *k, int
     return PI0_OK;
 }
 
+/* ---------------------------------------------------------------- Hopper: suffix_sm90.h's chain */
+
+static pi0_status map_status(CUresult r, struct pi0_error *err)
+{
+    return r == CUDA_SUCCESS
+               ? PI0_OK
+               : pi0_fail(err, PI0_E_DEVICE, "cuTensorMapEncodeTiled: status %d", (int)r);
+}
+
+/* What norm i multiplies its input by, less 1; NULL behind the last product. */
+static const float *chain_gain(const struct cuda_engine *c, const struct pass *p, int i)
+{
+    const struct cu_layer *w = &c->w.expert[i / 2 < c->plan.dims.depth ? i / 2 : 0];
+    return i == 2 * c->plan.dims.depth ? NULL
+           : is_pi05(c)                ? modulation(c, p, i)
+           : i % 2                     ? w->n2
+                                       : w->n1;
+}
+
+static pi0_status chain_product(struct cuda_engine *c, struct sfx90_gemm *g, const void *x,
+                                const void *w, struct pi0_error *err)
+{
+    g->tile = sfx90_tile(g->mode, g->m, c->dev.n_sm);
+    g->part = c->b.spart;
+    TRY(map_status(sfx90_gemm_plan(g, c->encode, x, w), err));
+    CU_TRY(sfx90_gemm_launch(g, c->dev.stream), err);
+    return PI0_OK;
+}
+
+/* o and down: behind norm i + 1's product stands norm i + 1. */
+static pi0_status chain_add(struct cuda_engine *c, const struct pass *p, int i, int k,
+                            const void *x, const void *w, struct pi0_error *err)
+{
+    int W = c->plan.dims.expert_width;
+    struct sfx90_gemm g = { .mode = SFX90_ADD,
+                            .m = p->rows,
+                            .n = W,
+                            .k = k,
+                            .y = c->b.sh,
+                            .x = c->b.sx,
+                            .gate = is_pi05(c) ? modulation(c, p, i) + 2 * W : NULL,
+                            .gain = chain_gain(c, p, i + 1) };
+    return chain_product(c, &g, x, w, err);
+}
+
+static pi0_status chain_layer(struct cuda_engine *c, const struct pass *p, int l,
+                              struct pi0_error *err)
+{
+    const struct pi0_dims *d = &c->plan.dims;
+    const struct cu_buffers *b = &c->b;
+    const struct cu_layer *w = &c->w.expert[l];
+    int W = d->expert_width, F = d->expert_mlp_dim, Q = c->plan.q_dim, qkv = Q + 2 * d->head_dim;
+    int cache_rows = c->plan.max_batch * c->plan.max_keys;
+    const float *shift = NULL;
+    if (is_pi05(c))
+        shift = p->t->products +
+                ((size_t)p->step * (size_t)d->depth + (size_t)l) * (size_t)(qkv + 2 * F);
+    struct sfx90_gemm q = { .mode = SFX90_QKV,
+                            .m = p->rows,
+                            .n = qkv,
+                            .k = W,
+                            .shift = shift,
+                            .rows = b->suffix_rows,
+                            .cos_sin = c->w.rope,
+                            .q = b->sq,
+                            .kc = b->k + cache_layer(c, l),
+                            .vc = b->v + cache_layer(c, l) };
+    cu_mark(c, CU_OP_SUFFIX_QKV, "1/rms, RoPE, write into the K/V cache");
+    TRY(chain_product(c, &q, b->sh, w->wqkv, err));
+    cu_mark(c, CU_OP_SUFFIX_ATTENTION, "");
+    struct sfx90_attn a = { .o = b->so,
+                            .samples = b->samples,
+                            .n = p->k->batch,
+                            .horizon = d->action_horizon,
+                            .n_state = c->plan.n_state,
+                            .query_state = p->with_state,
+                            .kv_row0 = l * cache_rows,
+                            .split = sfx90_attn_split(c->plan.max_keys, d->action_horizon,
+                                                      p->k->batch, c->dev.n_sm),
+                            .scale = 1.0f / sqrtf((float)d->head_dim) };
+    TRY(map_status(
+        sfx90_attn_plan(&a, c->encode, b->sq, p->rows, b->k, b->v, (long)d->depth * cache_rows),
+        err));
+    CU_TRY(sfx90_attn_launch(&a, c->dev.stream), err);
+    cu_mark(c, CU_OP_SUFFIX_O, "residual, norm's sum");
+    TRY(chain_add(c, p, 2 * l, Q, b->so, w->wo, err));
+    struct sfx90_gemm g = { .mode = SFX90_GEGLU,
+                            .m = p->rows,
+                            .n = 2 * F,
+                            .k = W,
+                            .shift = shift ? shift + qkv : NULL,
+                            .y = b->sact };
+    cu_mark(c, CU_OP_SUFFIX_GATE_UP, "1/rms, GeGLU");
+    TRY(chain_product(c, &g, b->sh, w->wgu, err));
+    cu_mark(c, CU_OP_SUFFIX_DOWN, "residual, norm's sum");
+    return chain_add(c, p, 2 * l + 1, F, b->sact, w->wdown, err);
+}
+
+/* The end of step `before` (unless −1) and the way into p's first layer (unless there is none). */
+static pi0_status chain_heads(struct cuda_engine *c, const struct pass *p, int before,
+                              struct pi0_error *err)
+{
+    const struct pi0_dims *d = &c->plan.dims;
+    const struct cu_buffers *b = &c->b;
+    int W = d->expert_width, rows = p->k->batch * d->action_horizon, pi05 = is_pi05(c);
+    struct sfx90_step s = { .actions = b->actions, .rows = rows };
+    if (before >= 0) {
+        struct pass was = *p;
+        was.step = before;
+        const float *m = pi05 ? modulation(c, &was, 2 * d->depth) : NULL;
+        size_t rec = rec_at(c, p->k, before, 0);
+        s.x = b->sx;
+        s.scale = pi05 ? m : c->w.final_w;
+        s.shift = pi05 ? m + W : NULL;
+        s.out_w = c->w.out_w;
+        s.out_b = c->w.out_b;
+        s.rec_x = b->rec_x ? b->rec_x + rec : NULL;
+        s.rec_v = b->rec_v ? b->rec_v + rec : NULL;
+        s.dt = -1.0f / (float)p->k->n_steps;
+    }
+    int more = p->step < p->k->n_steps;
+    if (more) {
+        s.wt = c->w.suffix_wt;
+        s.c = pi05 ? c->w.suffix_c : p->t->c + (size_t)p->step * (size_t)W;
+        s.u3 = pi05 ? NULL : b->su3;
+        s.y = b->sx;
+        s.gain = chain_gain(c, p, 0);
+        s.xg = b->sh;
+        s.part = b->spart;
+    }
+    CU_TRY(sfx90_step_launch(&s, c->dev.n_sm, c->dev.stream), err);
+    if (!more || pi05)
+        return PI0_OK;
+    struct sfx90_gemm g = { .mode = SFX90_ADD,
+                            .m = rows,
+                            .n = W,
+                            .k = 3 * W,
+                            .y = b->sh,
+                            .x = b->sx,
+                            .bias = c->w.time_out_b,
+                            .gain = s.gain };
+    TRY(chain_product(c, &g, b->su3, c->w.time_out_w3, err));
+    if (p->with_state)
+        CU_TRY(sfx90_state(b->state, c->w.state_w, c->w.state_b, s.gain,
+                           b->sx + (size_t)rows * (size_t)W, b->sh + (size_t)rows * (size_t)W,
+                           b->spart + (size_t)rows * SFX90_PARTS, p->k->batch, c->dev.stream),
+               err);
+    return PI0_OK;
+}
+
+static struct pass pass_of(const struct cuda_engine *c, const struct cu_key *k, int step)
+{
+    int again = (c->without & PI0_WITHOUT_STATE_REUSE) != 0;
+    int with_state = (step == 0 || again) && c->plan.n_state;
+    return (struct pass){ .k = k,
+                          .t = &c->tables[k->table],
+                          .step = step,
+                          .with_state = with_state,
+                          .rows = k->batch * (c->plan.dims.action_horizon + with_state) };
+}
+
 pi0_status denoise_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err)
 {
     if (k->loop) {
@@ -242,15 +403,19 @@ pi0_status denoise_enqueue(struct cuda_engine *c, const struct cu_key *k, struct
     CU_TRY(cudaMemcpyAsync(c->b.actions, c->b.noise, n * sizeof(float), cudaMemcpyDeviceToDevice,
                            c->dev.stream),
            err);
+    if (c->choice.suffix_sm90) {
+        for (int step = 0; step <= k->n_steps; step++) {
+            struct pass p = pass_of(c, k, step);
+            cu_mark(c, CU_OP_REST, "");
+            TRY(chain_heads(c, &p, step - 1, err));
+            for (int l = 0; step < k->n_steps && l < d->depth; l++)
+                TRY(chain_layer(c, &p, l, err));
+        }
+        return PI0_OK;
+    }
     for (int step = 0; step < k->n_steps; step++) {
-        int again = (c->without & PI0_WITHOUT_STATE_REUSE) != 0;
-        int with_state = (step == 0 || again) && c->plan.n_state;
-        struct pass p = { .k = k,
-                          .t = &c->tables[k->table],
-                          .step = step,
-                          .with_state = with_state,
-                          .rows = k->batch * (d->action_horizon + with_state) };
-        TRY(suffix_embed(c, k, step, c->b.actions, with_state, err));
+        struct pass p = pass_of(c, k, step);
+        TRY(suffix_embed(c, k, step, c->b.actions, p.with_state, err));
         for (int l = 0; l < d->depth; l++)
             TRY(suffix_layer(c, &p, l, err));
         cu_mark(c, CU_OP_REST, "");

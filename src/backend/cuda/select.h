@@ -29,6 +29,7 @@ struct cu_choice {
                         CU_VISION_FUSED_ROWS rows */
     int qkv_sm90;    /* 1: q, k, v of the prefix with RoPE are qkv_sm90.cu's one kernel, up to the
                         rows that it takes at once */
+    int suffix_sm90; /* 1: batches are denoised by suffix_sm90.h's chain */
     int geglu_sm90;  /* 1: the prefix's gate·up and GeGLU are gemm_sm90.cu's one kernel */
 };
 void cu_select(struct cu_choice *out, const struct cu_facts *f, const struct plan *p);

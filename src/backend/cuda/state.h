@@ -18,6 +18,7 @@
 #include "backend/cuda/kernels/gemm_lt.h"
 #include "backend/cuda/kernels/kernels.h"
 #include "backend/cuda/kernels/qkv_sm90.h"
+#include "backend/cuda/kernels/suffix_sm90.h"
 #include "backend/cuda/kernels/vision_sm90.h"
 #include "backend/cuda/select.h"
 
@@ -58,6 +59,7 @@ struct cu_weights {
     float *state_w, *state_b;       /* π0: [W, A], [W] */
     float *time_in_w, *time_in_b;   /* π0: [W, 2W]; π0.5: [W, W] */
     float *time_out_w, *time_out_b; /* [W, W] */
+    uint16_t *time_out_w3;          /* π0 with suffix_sm90: sfx90_split's form of it */
     float *suffix_wt;               /* [A, W]: actions → first layer of the suffix MLP (π0) or
                                           suffix embedding (π0.5), input major */
     float *suffix_c;                /* [W]: its bias (π0: without the time's part) */
@@ -71,11 +73,12 @@ struct cu_weights {
 struct cu_tables {
     int n_steps; /* 0: empty */
     unsigned long used_at;
-    float *emb;  /* [steps, W] sinusoid */
-    float *c;    /* π0: [steps, W] bias of suffix_in. π0.5: hidden layer of the time MLP */
-    float *cond; /* π0.5: [steps, W] */
-    float *mod;  /* π0.5: [steps, (2L + 1)·3W] */
-    void *shift; /* π0.5 with the loop: dn90_shift */
+    float *emb;      /* [steps, W] sinusoid */
+    float *c;        /* π0: [steps, W] bias of suffix_in. π0.5: hidden layer of the time MLP */
+    float *cond;     /* π0.5: [steps, W] */
+    float *mod;      /* π0.5: [steps, (2L + 1)·3W] */
+    void *shift;     /* π0.5 with the loop: dn90_shift */
+    float *products; /* π0.5 with suffix_sm90: [steps, L, 10752], W·shift of qkv and gate·up */
 };
 
 /* Device buffers. Sizes are those of the largest bucket. */
@@ -109,6 +112,8 @@ struct cu_buffers {
     float *sx, *su, *sqkv, *sdelta;
     uint16_t *sh, *sq, *so, *sgu, *sact;
     float *part_o, *part_ml;
+    float *spart;  /* suffix_sm90: [B·(H + 1), SFX90_PARTS] */
+    uint16_t *su3; /* [B·H, 3·W] */
     /* denoise by the loop */
     void *loop_ws;
 };

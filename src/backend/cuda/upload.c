@@ -409,6 +409,8 @@ static void place_heads(struct upload *u)
     c->w.time_out_w = F32(&w->time_out_w);
     c->w.time_out_b = vec_f32(u, &w->time_out_b);
 #undef F32
+    if (c->choice.suffix_sm90 && c->plan.n_state)
+        c->w.time_out_w3 = dev_take(a, 3 * W * W, sizeof(uint16_t));
     c->w.suffix_wt = dev_take(a, A * W, sizeof(float));
     c->w.suffix_c = dev_take(a, W, sizeof(float));
     if (c->has_loop)
@@ -526,6 +528,8 @@ static pi0_status derive(struct upload *u)
         CU_TRY(dn90_pack_heads(&c->loop_shape, c->w.loop, c->w.out_w,
                                c->plan.n_state ? c->w.time_out_w : NULL, s),
                u->err);
+    if (c->w.time_out_w3)
+        CU_TRY(sfx90_split(c->w.time_out_w, c->w.time_out_w3, s), u->err);
     CU_TRY(cu_patch_table(c->w.patch_table, c->w.pos, c->w.patch_b, c->w.patch_w,
                           c->plan.tokens_per_camera, d->vision_width, c->k_pad, s),
            u->err);
@@ -649,6 +653,29 @@ pi0_status upload_weights(struct cuda_engine *c, struct pi0_error *err)
 
 /* ---------------------------------------------------------------- tables of a step count */
 
+/* W · shift of every adaRMS in front of a product, all steps. */
+static pi0_status fill_products(struct cuda_engine *c, struct cu_tables *t, int n_steps,
+                                struct pi0_error *err)
+{
+    const struct pi0_dims *d = &c->plan.dims;
+    int W = d->expert_width, qkv = c->plan.q_dim + 2 * d->head_dim, gu = 2 * d->expert_mlp_dim;
+    for (int i = 0; i < 2 * d->depth; i++) {
+        struct cu_linear p = { .w = i % 2 ? c->w.expert[i / 2].wgu : c->w.expert[i / 2].wqkv,
+                               .w_bf16 = 1,
+                               .ldw = W,
+                               .x = t->mod + (size_t)i * 3 * (size_t)W + W,
+                               .y = t->products + (size_t)(i / 2) * (size_t)(qkv + gu) +
+                                    (i % 2 ? qkv : 0),
+                               .rows = n_steps,
+                               .n = i % 2 ? gu : qkv,
+                               .k = W,
+                               .ldx = (2 * d->depth + 1) * 3 * W,
+                               .ldy = d->depth * (qkv + gu) };
+        CU_TRY(cu_linear(&p, c->dev.stream), err);
+    }
+    return PI0_OK;
+}
+
 static pi0_status fill_table(struct cuda_engine *c, struct cu_tables *t, int n_steps,
                              struct pi0_error *err)
 {
@@ -700,6 +727,8 @@ static pi0_status fill_table(struct cuda_engine *c, struct cu_tables *t, int n_s
                              .k = W,
                              .ldy = n };
     CU_TRY(cu_linear(&mod, s), err);
+    if (t->products && c->w.expert[0].wqkv) /* an engine of one sample keeps no rows */
+        TRY(fill_products(c, t, n_steps, err));
     if (c->has_loop)
         CU_TRY(dn90_shift(&c->loop_shape, t->shift, n_steps, c->w.loop, t->mod, c->w.out_w,
                           c->w.out_b, s),

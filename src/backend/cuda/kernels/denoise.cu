@@ -20,13 +20,14 @@ __global__ void __launch_bounds__(128) linear_kernel(struct cu_linear a, const T
     if (n >= a.n)
         return;
     const T *wr = w + (size_t)n * a.ldw + a.k0;
+    size_t ldx = a.ldx ? a.ldx : a.k;
     float acc[LINEAR_ROWS] = {};
     for (int k = lane; k < a.k; k += 32) {
         float wv = (float)wr[k];
 #pragma unroll
         for (int s = 0; s < LINEAR_ROWS; s++)
             if (s < rows)
-                acc[s] = fmaf(wv, a.x[(size_t)(s0 + s) * a.k + k], acc[s]);
+                acc[s] = fmaf(wv, a.x[(size_t)(s0 + s) * ldx + k], acc[s]);
     }
 #pragma unroll
     for (int s = 0; s < LINEAR_ROWS; s++) {

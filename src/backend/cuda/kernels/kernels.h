@@ -148,10 +148,10 @@ cudaError_t cu_softmax(const struct cu_softmax *a, cudaStream_t s);
 struct cu_linear {
     const void *w;
     int w_bf16, ldw, k0;
-    const float *x; /* [rows, k] */
+    const float *x; /* [rows, k], rows ldx apart (0: k) */
     const float *bias;
     float *y; /* [rows, ldy] */
-    int rows, n, k, ldy;
+    int rows, n, k, ldx, ldy;
     enum cu_act act;
 };
 cudaError_t cu_linear(const struct cu_linear *a, cudaStream_t s);
