@@ -480,9 +480,8 @@ static void check_all(void)
                 for (int begin : { 0, 1 })
                     if (end || begin)
                         check_step(rows, pi05, end, begin);
-    static const int m[] = {
-        1, 7, 20, 22, 24, 40, 51, 80, 81, 88, 100, 128, 160, 176, 200, 320, 640
-    };
+    static const int m[] = { 1,   7,   20,  22,  24,  40,  51,  80,  81,  88,
+                             100, 128, 160, 176, 200, 250, 255, 320, 400, 640 };
     for (int rows : m) {
         for (int split : { 1, 2 })
             check_gemm(SFX90_QKV, { sfx90_tile(SFX90_QKV, rows, n_sms).tokens, split, 1, 1 }, rows,

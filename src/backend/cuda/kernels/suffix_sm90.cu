@@ -100,6 +100,7 @@ static __device__ __forceinline__ void tma_load_5d(void *dst, const CUtensorMap 
 /* Where this CTA works. */
 struct place {
     int cr, kt, tile, token0, k0, k1;
+    int end; /* tokens from here on are another tile's, or nobody's */
 
     template <int T, int KS> __device__ __forceinline__ void find(const args &g)
     {
@@ -108,6 +109,7 @@ struct place {
         kt = rank / g.share;
         tile = (int)blockIdx.x / size * g.share + cr;
         token0 = (int)blockIdx.y * T;
+        end = token0 + T < g.m ? token0 + T : g.m;
         k0 = g.k_blocks * kt / KS;
         k1 = g.k_blocks * (kt + 1) / KS;
     }
@@ -265,7 +267,7 @@ static __device__ __forceinline__ void gather_rms(const args &g, const place &p,
 {
     for (int t = (int)threadIdx.x - (int)blockDim.x + HELPERS; t < T; t += HELPERS) {
         float v = 0.f;
-        if (p.token0 + t < g.m) {
+        if (p.token0 + t < p.end) {
             const float4 *at = (const float4 *)(g.part + (size_t)(p.token0 + t) * SFX90_PARTS);
             float4 a[SFX90_PARTS / 4];
 #pragma unroll
@@ -303,7 +305,7 @@ static __device__ __forceinline__ void load_angles(float2 (&cs)[M][2], const arg
         for (int e = 0; e < 2; e++) {
             int t = local + 8 * a + lane % 4 * 2 + e;
             cs[a][e] = make_float2(1.f, 0.f);
-            if (head < SFX90_HEADS + 1 && p.token0 + t < g.m)
+            if (head < SFX90_HEADS + 1 && p.token0 + t < p.end)
                 cs[a][e] = g.cos_sin[(size_t)where[t].y * 128 + i];
         }
 }
@@ -334,7 +336,7 @@ finish_qkv(const float (&d)[N], int j0, const float2 (&cs)[M][2], const args &g,
         }
         uint32_t l = movmatrix(pack_bf16(lo[0], lo[1]));
         uint32_t h = movmatrix(pack_bf16(hi[0], hi[1]));
-        int mine = local + 8 * a + lane / 4, yes = p.token0 + mine < g.m;
+        int mine = local + 8 * a + lane / 4, yes = p.token0 + mine < p.end;
         uint16_t *to;
         if (head < SFX90_HEADS)
             to = g.q + (size_t)(p.token0 + mine) * (SFX90_HEADS * 256) + head * 256;
@@ -384,7 +386,7 @@ static __device__ __forceinline__ void finish_geglu(const float (&d)[N], const a
         float2 r = *(const float2 *)(inv + 8 * j + lane % 4 * 2);
         float a = gelu(fmaf(d[4 * j], r.x, b0)) * fmaf(d[4 * j + 2], r.x, b1);
         float b = gelu(fmaf(d[4 * j + 1], r.y, b0)) * fmaf(d[4 * j + 3], r.y, b1);
-        store_u32_if(p.token0 + 8 * j + lane / 4 < g.m, y + (size_t)(8 * j) * g.ldy,
+        store_u32_if(p.token0 + 8 * j + lane / 4 < p.end, y + (size_t)(8 * j) * g.ldy,
                      movmatrix(pack_bf16(a, b)));
     }
 }
@@ -401,8 +403,8 @@ static __device__ __forceinline__ void load_x(float (&x)[N], const args &g, cons
 #pragma unroll
         for (int e = 0; e < 2; e++) {
             int t = p.token0 + local0 + 8 * j + lane % 4 * 2 + e;
-            x[4 * j + e] = t < g.m ? __ldcg(at + (size_t)t * SFX90_WIDTH) : 0.f;
-            x[4 * j + 2 + e] = t < g.m ? __ldcg(at + (size_t)t * SFX90_WIDTH + 8) : 0.f;
+            x[4 * j + e] = t < p.end ? __ldcg(at + (size_t)t * SFX90_WIDTH) : 0.f;
+            x[4 * j + 2 + e] = t < p.end ? __ldcg(at + (size_t)t * SFX90_WIDTH + 8) : 0.f;
         }
 }
 
@@ -424,7 +426,7 @@ finish_add(const float (&d)[N], const float (&x)[N], const float (&gate)[2], con
 #pragma unroll
         for (int e = 0; e < 2; e++) {
             int t = p.token0 + local0 + 8 * j + lane % 4 * 2 + e;
-            if (t < g.m) {
+            if (t < p.end) {
                 at[(size_t)t * SFX90_WIDTH] = v[e];
                 at[(size_t)t * SFX90_WIDTH + 8] = v[2 + e];
             }
@@ -439,14 +441,14 @@ finish_add(const float (&d)[N], const float (&x)[N], const float (&gate)[2], con
         uint32_t hi = movmatrix(pack_bf16(v[2] * gain[1], v[3] * gain[1]));
         int t = p.token0 + local0 + 8 * j + lane / 4;
         uint16_t *to = y + (size_t)t * SFX90_WIDTH;
-        store_u32_if(t < g.m, to, lo);
-        store_u32_if(t < g.m, to + 8, hi);
+        store_u32_if(t < p.end, to, lo);
+        store_u32_if(t < p.end, to + 8, hi);
     }
     consumers_sync();
     for (int i = threadIdx.x; i < 2 * N; i += 128) {
         int t = p.token0 + local0 + i;
         float s = (sums[i] + sums[2 * N + i]) + (sums[4 * N + i] + sums[6 * N + i]);
-        if (t < g.m)
+        if (t < p.end)
             g.part[(size_t)t * SFX90_PARTS + p.tile] = s;
     }
 }
@@ -499,7 +501,7 @@ __global__ void __launch_bounds__(shape<T, KS, G>::threads)
         if (MODE != SFX90_ADD && threadIdx.x >= S::threads - HELPERS) {
             if (MODE == SFX90_QKV)
                 for (int t = (int)threadIdx.x - (int)blockDim.x + HELPERS; t < T; t += HELPERS)
-                    if (p.token0 + t < g.m)
+                    if (p.token0 + t < p.end)
                         where[t] = make_int2(g.rows[p.token0 + t].cache, g.rows[p.token0 + t].pos);
             pdl_wait();
             gather_rms<T>(g, p, inv);
