@@ -27,7 +27,7 @@ static pi0_status prefix_norm(struct cuda_engine *c, const float *w, int rows, i
                               struct pi0_error *err)
 {
     struct cu_rmsnorm n = { .x = c->b.x,
-                            .delta = parts ? (const float *)c->b.gu : NULL,
+                            .delta = parts ? (const void *)c->b.gu : NULL,
                             .parts = parts,
                             .scale = w,
                             .y = c->b.h,

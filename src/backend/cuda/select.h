@@ -49,8 +49,8 @@ int cu_bucket_sample_rows(int most, int batch, int rows);
 /* Pieces that the keys of the suffix attention are cut into: enough blocks to fill the device, no
  * piece under a tile of 64 keys, at most 32. */
 int cu_suffix_splits(int n_keys, int query_rows, int batch, int n_sm);
-/* Samples of a call up to which the denoising loop, one sample after the other, beats the layers on
- * all of them at once. */
+/* Samples of a call up to which the denoising loop, one sample after the other, beats the chain of
+ * layers on all of them at once; 0: never. */
 int cu_loop_batch(int horizon);
 #define CU_MAX_SPLITS 32
 
