@@ -39,6 +39,8 @@
  * and v then stay behind the prefix keys for the later steps (docs/model.md §9, item 4).
  *
  * Same inputs, same bits: every sum has a fixed order.
+ * The engine takes it for one sample of up to 15 actions (cu_loop_batch); with more, suffix_sm90's
+ * chain is faster, and the wide form here is what it is measured against.
  * Shape: 10 steps × 18 layers of 34.6 MB of bf16 weights; floor 1.36 ms at 4.6 TB/s.
  * Now: 2.94 ms for 10 actions on 533 keys, 6.24 for 50 on 799 (check_denoise_sm90 bench, NVIDIA H200,
  * 2026-11-22); where it goes is in docs/worklog-denoise.md.
