@@ -229,9 +229,8 @@ static pi0_status open_sizes(struct cuda_engine *c, struct pi0_error *err)
             p->max_batch);
     unsigned no_loop = PI0_WITHOUT_FUSED_ATTENTION | PI0_WITHOUT_LOOP_KERNEL |
                        PI0_WITHOUT_OWN_KERNELS | PI0_WITHOUT_STATE_REUSE;
-    c->has_loop =
-        !(c->without & no_loop) && cu_loop_batch(d->action_horizon) > 0 &&
-        dn90_supported(c->dev.cc, c->dev.n_sm, &c->loop_shape, 1);
+    c->has_loop = !(c->without & no_loop) && cu_loop_batch(d->action_horizon) > 0 &&
+                  dn90_supported(c->dev.cc, c->dev.n_sm, &c->loop_shape, 1);
     return PI0_OK;
 }
 
