@@ -51,3 +51,11 @@ for n in SHAPES:
 for n in (8, 64, 256):
     emit(n, True)
 emit(40, False, True)
+print("/* d += a · b by the shape's name. */")
+print("template <int N> static __device__ __forceinline__ void mma(float (&d)[N / 2], uint64_t a, uint64_t b, "
+      "int accumulate);")
+for n in SHAPES:
+    print(f"template <> __device__ __forceinline__ void mma<{n}>(float (&d)[{n // 2}], uint64_t a, uint64_t b, int accumulate)")
+    print("{")
+    print(f"    wgmma_ss_n{n}(d, a, b, accumulate);")
+    print("}")

@@ -20,11 +20,7 @@ __global__ void fill32(float *p, size_t n, uint64_t seed, float scale, float add
 {
     for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
          i += (size_t)gridDim.x * blockDim.x) {
-        uint64_t z = seed + (i + 1) * 0x9E3779B97F4A7C15ull;
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-        z ^= z >> 31;
-        p[i] = ((float)(z >> 40) * 0x1p-23f - 1.0f) * scale + add;
+        p[i] = uniform(seed, i) * scale + add;
     }
 }
 

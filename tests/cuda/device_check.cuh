@@ -22,16 +22,22 @@
         }                                                                                \
     } while (0)
 
+/* Uniform in ±1, a function of (seed, i). */
+static __device__ __forceinline__ float uniform(uint64_t seed, uint64_t i)
+{
+    uint64_t z = seed + (i + 1) * 0x9E3779B97F4A7C15ull;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    z ^= z >> 31;
+    return (float)(z >> 40) * 0x1p-23f - 1.0f;
+}
+
 /* bf16 values uniform in ±scale, a function of (seed, index). */
 __global__ void fill(__nv_bfloat16 *p, size_t n, uint64_t seed, float scale)
 {
     for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
          i += (size_t)gridDim.x * blockDim.x) {
-        uint64_t z = seed + (i + 1) * 0x9E3779B97F4A7C15ull;
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-        z ^= z >> 31;
-        p[i] = __float2bfloat16(((float)(z >> 40) * 0x1p-23f - 1.0f) * scale);
+        p[i] = __float2bfloat16(uniform(seed, i) * scale);
     }
 }
 

@@ -231,13 +231,6 @@ static pi0_status loop_sample(struct cuda_engine *c, const struct cu_key *k, int
 
 /* ---------------------------------------------------------------- Hopper: suffix_sm90.h's chain */
 
-static pi0_status map_status(CUresult r, struct pi0_error *err)
-{
-    return r == CUDA_SUCCESS
-               ? PI0_OK
-               : pi0_fail(err, PI0_E_DEVICE, "cuTensorMapEncodeTiled: status %d", (int)r);
-}
-
 /* What norm i multiplies its input by, less 1; NULL behind the last product. */
 static const float *chain_gain(const struct cuda_engine *c, const struct pass *p, int i)
 {
@@ -253,7 +246,7 @@ static pi0_status chain_product(struct cuda_engine *c, struct sfx90_gemm *g, con
 {
     g->tile = sfx90_tile(g->mode, g->m, c->dev.n_sm);
     g->part = c->b.spart;
-    TRY(map_status(sfx90_gemm_plan(g, c->encode, x, w), err));
+    TRY(device_map_status(sfx90_gemm_plan(g, c->encode, x, w), err));
     CU_TRY(sfx90_gemm_launch(g, c->dev.stream), err);
     return PI0_OK;
 }
@@ -309,7 +302,7 @@ static pi0_status chain_layer(struct cuda_engine *c, const struct pass *p, int l
                             .split = sfx90_attn_split(c->plan.max_keys, d->action_horizon,
                                                       p->k->batch, c->dev.n_sm),
                             .scale = 1.0f / sqrtf((float)d->head_dim) };
-    TRY(map_status(
+    TRY(device_map_status(
         sfx90_attn_plan(&a, c->encode, b->sq, p->rows, b->k, b->v, (long)d->depth * cache_rows),
         err));
     CU_TRY(sfx90_attn_launch(&a, c->dev.stream), err);

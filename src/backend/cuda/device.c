@@ -108,3 +108,10 @@ void dev_arena_free(struct dev_arena *a)
         (void)cudaFree(a->base);
     memset(a, 0, sizeof *a);
 }
+
+pi0_status device_map_status(CUresult r, struct pi0_error *err)
+{
+    return r == CUDA_SUCCESS
+               ? PI0_OK
+               : pi0_fail(err, PI0_E_DEVICE, "cuTensorMapEncodeTiled: status %d", (int)r);
+}

@@ -6,6 +6,7 @@
 
 #include "base/status.h"
 
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 
 struct device {
@@ -27,6 +28,8 @@ void device_close(struct device *d);
 
 /* PI0_E_NOMEM or PI0_E_DEVICE with the call's text and CUDA's own words. */
 pi0_status device_fail(struct pi0_error *err, cudaError_t e, const char *what);
+/* The same for a tensor map that the driver refused; CUDA_SUCCESS is PI0_OK. */
+pi0_status device_map_status(CUresult r, struct pi0_error *err);
 #define CU_TRY(call, err)                              \
     do {                                               \
         cudaError_t cu_try_ = (call);                  \

@@ -37,14 +37,6 @@ static pi0_status prefix_norm(struct cuda_engine *c, const float *w, int rows, i
     return PI0_OK;
 }
 
-/* Fails as the driver does when it refuses a tensor map. */
-static pi0_status map_status(CUresult r, struct pi0_error *err)
-{
-    return r == CUDA_SUCCESS
-               ? PI0_OK
-               : pi0_fail(err, PI0_E_DEVICE, "cuTensorMapEncodeTiled: status %d", (int)r);
-}
-
 /* Projection, RoPE and the cache; `heads` 0 for the last layer. */
 static pi0_status prefix_qkv(struct cuda_engine *c, int l, int heads, int rows, int parts,
                              struct pi0_error *err)
@@ -67,7 +59,8 @@ static pi0_status prefix_qkv(struct cuda_engine *c, int l, int heads, int rows, 
     if (tile) {
         struct qkv90 p;
         cu_mark(c, CU_OP_PREFIX_QKV, "RoPE, write into the K/V cache");
-        TRY(map_status(qkv90_plan(&p, c->encode, c->b.h, c->w.vlm[l].wqkv, &r, W, tile), err));
+        TRY(device_map_status(qkv90_plan(&p, c->encode, c->b.h, c->w.vlm[l].wqkv, &r, W, tile),
+                              err));
         CU_TRY(qkv90_launch(&p, 1, c->dev.stream), err);
         return PI0_OK;
     }
@@ -85,12 +78,12 @@ static pi0_status prefix_attention_sm90(struct cuda_engine *c, int l, const stru
     const struct pi0_dims *d = &c->plan.dims;
     int cache_rows = c->plan.max_batch * c->plan.max_keys;
     struct attn90 a;
-    TRY(map_status(attn90_plan(&a, c->encode, c->b.q, k->rows, c->b.k, c->b.v,
-                               d->depth * cache_rows, c->b.o,
-                               (const struct attn90_segment *)c->b.samples, k->batch,
-                               k->sample_rows, d->heads, 1.0f / sqrtf((float)d->head_dim),
-                               attn90_split(k->sample_rows, d->heads, k->batch, c->dev.n_sm)),
-                   err));
+    TRY(device_map_status(
+        attn90_plan(&a, c->encode, c->b.q, k->rows, c->b.k, c->b.v, d->depth * cache_rows, c->b.o,
+                    (const struct attn90_segment *)c->b.samples, k->batch, k->sample_rows, d->heads,
+                    1.0f / sqrtf((float)d->head_dim),
+                    attn90_split(k->sample_rows, d->heads, k->batch, c->dev.n_sm)),
+        err));
     CU_TRY(attn90_launch(&a, l * cache_rows, 1, c->dev.stream), err);
     return PI0_OK;
 }
@@ -128,9 +121,9 @@ static pi0_status prefix_gate_up(struct cuda_engine *c, const uint16_t *wgu, con
     int W = c->plan.dims.vlm_width, F = c->plan.dims.vlm_mlp_dim;
     if (c->choice.geglu_sm90) {
         struct geglu90 p;
-        TRY(map_status(geglu90_plan(&p, c->encode, h, wgu, b->act, n, F, W,
-                                    geglu90_tile_tokens(n, F, c->dev.n_sm)),
-                       err));
+        TRY(device_map_status(geglu90_plan(&p, c->encode, h, wgu, b->act, n, F, W,
+                                           geglu90_tile_tokens(n, F, c->dev.n_sm)),
+                              err));
         CU_TRY(geglu90_launch(&p, c->dev.n_sm, 1, c->dev.stream), err);
         return PI0_OK;
     }

@@ -17,10 +17,9 @@ static pi0_status vision_attention(struct cuda_engine *c, int images, int pdl,
     cu_mark(c, CU_OP_VISION_ATTENTION, "");
     if (c->choice.attn_vision == CU_ATTN_KERNEL_SM90) {
         struct attn_vision90 v;
-        CUresult r = attn_vision90_plan(&v, c->encode, c->b.vqkv, c->b.vo, images, d->vision_heads,
-                                        1.0f / sqrtf((float)E));
-        if (r != CUDA_SUCCESS)
-            return pi0_fail(err, PI0_E_DEVICE, "cuTensorMapEncodeTiled: status %d", (int)r);
+        TRY(device_map_status(attn_vision90_plan(&v, c->encode, c->b.vqkv, c->b.vo, images,
+                                                 d->vision_heads, 1.0f / sqrtf((float)E)),
+                              err));
         CU_TRY(attn_vision90_launch(&v, pdl, c->dev.stream), err);
         return PI0_OK;
     }
@@ -77,9 +76,7 @@ static pi0_status plain_layers(struct cuda_engine *c, int images, int M, struct 
 static pi0_status fused_run(struct cuda_engine *c, struct vis90_gemm *g, const void *x,
                             const void *w, struct pi0_error *err)
 {
-    CUresult r = vis90_gemm_plan(g, c->encode, x, w);
-    if (r != CUDA_SUCCESS)
-        return pi0_fail(err, PI0_E_DEVICE, "cuTensorMapEncodeTiled: status %d", (int)r);
+    TRY(device_map_status(vis90_gemm_plan(g, c->encode, x, w), err));
     CU_TRY(vis90_gemm_launch(g, 1, c->dev.stream), err);
     return PI0_OK;
 }

@@ -253,35 +253,6 @@ template <int S> struct parts {
     static constexpr __host__ __device__ int width(int c) { return begin(c + 1) - begin(c); }
 };
 
-static __device__ __forceinline__ void st_async(uint32_t at, uint32_t bar, float x, float y,
-                                                float z, float w)
-{
-    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 "
-                 "[%0], {%1, %2, %3, %4}, [%5];" ::"r"(at),
-                 "f"(x), "f"(y), "f"(z), "f"(w), "r"(bar)
-                 : "memory");
-}
-
-static __device__ __forceinline__ uint32_t map_rank(uint32_t at, int rank)
-{
-    uint32_t to;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(at), "r"(rank));
-    return to;
-}
-
-/* Waits for data that peers sent by st.async. */
-static __device__ __forceinline__ void mbar_wait_cluster(uint64_t *bar, uint32_t parity)
-{
-    asm volatile("{\n.reg .pred p;\n"
-                 "again:\n"
-                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n"
-                 "@p bra done;\n"
-                 "bra again;\n"
-                 "done:\n}\n" ::"r"(smem_u32(bar)),
-                 "r"(parity)
-                 : "memory");
-}
-
 /* Sends each peer the columns that it finishes and waits for this CTA's. A peer's memory is written
  * once it has said that its ring is free. */
 template <int S>
@@ -297,14 +268,14 @@ static __device__ __forceinline__ void exchange(const float (&o)[128], const flo
     for (int c = 0; c < S; c++)
         if (c != rank) {
             int slot = rank < c ? rank : rank - 1;
-            uint32_t at = map_rank(smem_u32(smem) + slot * P::slot + i * 16, c);
-            uint32_t bar = map_rank(smem_u32(&b->parts), c);
-            st_async(at, bar, ml.x, ml.y, ml.z, ml.w);
+            uint32_t at = mapa(smem_u32(smem) + slot * P::slot + i * 16, c);
+            uint32_t bar = mapa(smem_u32(&b->parts), c);
+            st_async(at, ml.x, ml.y, ml.z, ml.w, bar);
 #pragma unroll
             for (int j = 0; j < P::most; j++)
                 if (j < P::width(c)) {
                     const float *x = &o[4 * (P::begin(c) + j)];
-                    st_async(at + (1 + j) * P::plane, bar, x[0], x[1], x[2], x[3]);
+                    st_async(at + (1 + j) * P::plane, x[0], x[1], x[2], x[3], bar);
                 }
         }
     mbar_wait_cluster(&b->parts, 0);
@@ -476,16 +447,6 @@ __global__ void __launch_bounds__(THREADS, 1)
     /* Nobody is left behind: a CTA waits for all that is sent to it. */
 }
 
-CUresult encode_rows(tensor_map_encode_fn encode, CUtensorMap *map, const void *base, long rows,
-                     int box_rows)
-{
-    cuuint64_t dims[2] = { E, (cuuint64_t)rows }, stride[1] = { E * 2 };
-    cuuint32_t box[2] = { 64, (cuuint32_t)box_rows }, step[2] = { 1, 1 };
-    return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)(uintptr_t)base, dims, stride,
-                  box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-}
-
 } // namespace
 
 extern "C" int attn90_split(int max_rows, int heads, int n_segments, int n_sms)
@@ -517,11 +478,11 @@ extern "C" CUresult attn90_plan(struct attn90 *plan, tensor_map_encode_fn encode
     plan->max_rows = max_rows;
     plan->split = split;
     plan->scale = scale;
-    CUresult r = encode_rows(encode, &plan->q, q, (long)q_rows * heads, ROWS);
+    CUresult r = tensor_map_2d(encode, &plan->q, q, (long)q_rows * heads, E, E, ROWS);
     if (r == CUDA_SUCCESS)
-        r = encode_rows(encode, &plan->k, k, kv_rows, KEYS);
+        r = tensor_map_2d(encode, &plan->k, k, kv_rows, E, E, KEYS);
     if (r == CUDA_SUCCESS)
-        r = encode_rows(encode, &plan->v, v, kv_rows, KEYS);
+        r = tensor_map_2d(encode, &plan->v, v, kv_rows, E, E, KEYS);
     return r;
 }
 

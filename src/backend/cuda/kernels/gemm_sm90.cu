@@ -73,21 +73,6 @@ template <int T> struct rings {
     }
 };
 
-template <int T>
-static __device__ __forceinline__ void mma(float (&d)[T / 2], uint64_t a, uint64_t b,
-                                           int accumulate);
-#define MMA(N)                                                                       \
-    template <>                                                                      \
-    __device__ __forceinline__ void mma<N>(float(&d)[N / 2], uint64_t a, uint64_t b, \
-                                           int accumulate)                           \
-    {                                                                                \
-        wgmma_ss_n##N(d, a, b, accumulate);                                          \
-    }
-MMA(136)
-MMA(168)
-MMA(200)
-#undef MMA
-
 /* gelu_tanh(g)·u of two units of one token, with tanh through its exponential: 0.5(1 + tanh z) =
  * 1 / (1 + exp(-2z)), z = sqrt(2/π)(g + 0.044715 g³). The factor folds -2·sqrt(2/π)·log2(e). The two
  * share one reciprocal (the special-function unit is what an epilogue waits for); 2^40 bounds their
@@ -316,16 +301,6 @@ cudaError_t launch(const struct geglu90 *p, int n_sms, int pdl, cudaStream_t str
                               token_pairs);
 }
 
-CUresult encode_2d(tensor_map_encode_fn encode, CUtensorMap *map, const void *base, int rows, int k,
-                   int box_rows)
-{
-    cuuint64_t dims[2] = { (cuuint64_t)k, (cuuint64_t)rows }, stride[1] = { (cuuint64_t)k * 2 };
-    cuuint32_t box[2] = { BLOCK_K, (cuuint32_t)box_rows }, step[2] = { 1, 1 };
-    return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)(uintptr_t)base, dims, stride,
-                  box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-}
-
 } // namespace
 
 extern "C" int geglu90_supported(int compute_major, int compute_minor, int m, int f, int k)
@@ -359,10 +334,10 @@ extern "C" CUresult geglu90_plan(struct geglu90 *plan, tensor_map_encode_fn enco
     plan->f = f;
     plan->k = k;
     plan->tile_tokens = tile_tokens;
-    CUresult r = encode_2d(encode, &plan->w, w, 2 * f, k, BLOCK_ROWS / CLUSTER);
+    CUresult r = tensor_map_2d(encode, &plan->w, w, 2 * f, k, k, BLOCK_ROWS / CLUSTER);
     if (r == CUDA_SUCCESS)
-        r = encode_2d(encode, &plan->x, x, m, k, tile_tokens);
-    return r != CUDA_SUCCESS ? r : encode_2d(encode, &plan->h, h, m, f, tile_tokens);
+        r = tensor_map_2d(encode, &plan->x, x, m, k, k, tile_tokens);
+    return r != CUDA_SUCCESS ? r : tensor_map_2d(encode, &plan->h, h, m, f, f, tile_tokens);
 }
 
 extern "C" cudaError_t geglu90_launch(const struct geglu90 *plan, int n_sms, int pdl,

@@ -3,7 +3,8 @@
 #ifndef PI0_CUDA_GEMM_SM90_H
 #define PI0_CUDA_GEMM_SM90_H
 
-#include <cuda.h>
+#include "tensor_map.h"
+
 #include <cuda_runtime_api.h>
 #include <stddef.h>
 
@@ -25,13 +26,8 @@ int geglu90_supported(int compute_major, int compute_minor, int m, int f, int k)
 /* Tokens a tile: the size that wastes least time on `n_sms` processors. Pure; host-tested. */
 int geglu90_tile_tokens(int m, int f, int n_sms);
 
-/* Fills a plan. `encode` is cuTensorMapEncodeTiled, looked up by the caller. x must have room for
+/* Fills a plan. x must have room for
  * m rows; rows past m are neither read nor written. Returns the driver's status. */
-typedef CUresult (*tensor_map_encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
-                                         const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
-                                         const cuuint32_t *, CUtensorMapInterleave,
-                                         CUtensorMapSwizzle, CUtensorMapL2promotion,
-                                         CUtensorMapFloatOOBfill);
 CUresult geglu90_plan(struct geglu90 *plan, tensor_map_encode_fn encode, const void *x,
                       const void *w, void *h, int m, int f, int k, int tile_tokens);
 

@@ -48,21 +48,6 @@ struct args {
     int m, heads, k_blocks;
 };
 
-template <int T>
-static __device__ __forceinline__ void mma(float (&d)[T / 2], uint64_t a, uint64_t b,
-                                           int accumulate);
-#define MMA(N)                                                                       \
-    template <>                                                                      \
-    __device__ __forceinline__ void mma<N>(float(&d)[N / 2], uint64_t a, uint64_t b, \
-                                           int accumulate)                           \
-    {                                                                                \
-        wgmma_ss_n##N(d, a, b, accumulate);                                          \
-    }
-MMA(96)
-MMA(136)
-MMA(168)
-#undef MMA
-
 static __device__ __forceinline__ void tma_load_5d_multicast(void *dst, const CUtensorMap *map,
                                                              uint64_t *bar, int c0, int c3, int c4,
                                                              uint16_t mask)
@@ -72,14 +57,6 @@ static __device__ __forceinline__ void tma_load_5d_multicast(void *dst, const CU
         ".multicast::cluster [%0], [%1, {%3, %4, %4, %5, %6}], [%2], %7;" ::"r"(smem_u32(dst)),
         "l"(map), "r"(smem_u32(bar)), "r"(c0), "r"(0), "r"(c3), "r"(c4), "h"(mask)
         : "memory");
-}
-
-/* For barriers alone: the releasing form is a fence to the whole GPU. */
-static __device__ __forceinline__ void cluster_sync_relaxed(void)
-{
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n"
-                 "barrier.cluster.wait.aligned;" ::
-                     : "memory");
 }
 
 /* CTA `rank` of a cluster: half = rank % 2 of a head, token tile rank / 2 of a pair. */

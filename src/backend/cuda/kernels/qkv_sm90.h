@@ -3,8 +3,8 @@
 #ifndef PI0_CUDA_QKV_SM90_H
 #define PI0_CUDA_QKV_SM90_H
 
-#include "gemm_sm90.h" /* tensor_map_encode_fn */
-#include "kernels.h"   /* struct cu_rope */
+#include "kernels.h" /* struct cu_rope */
+#include "tensor_map.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -406,16 +406,6 @@ __global__ void __launch_bounds__(THREADS, 1)
     /* Nobody is left behind: a CTA waits for all that is sent to it. */
 }
 
-CUresult encode_rows(tensor_map_encode_fn encode, CUtensorMap *map, const void *base, long rows,
-                     int box_rows)
-{
-    cuuint64_t dims[2] = { E, (cuuint64_t)rows }, stride[1] = { E * 2 };
-    cuuint32_t box[2] = { 64, (cuuint32_t)box_rows }, step[2] = { 1, 1 };
-    return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)(uintptr_t)base, dims, stride,
-                  box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-}
-
 } // namespace
 
 extern "C" int sfx90_attn_split(int max_keys, int horizon, int batch, int n_sm)
@@ -440,11 +430,11 @@ extern "C" CUresult sfx90_attn_plan(struct sfx90_attn *a, tensor_map_encode_fn e
                                     const void *q, int q_rows, const void *k, const void *v,
                                     long kv_rows)
 {
-    CUresult r = encode_rows(encode, &a->q_map, q, (long)q_rows * 8, N);
+    CUresult r = tensor_map_2d(encode, &a->q_map, q, (long)q_rows * 8, E, E, N);
     if (r == CUDA_SUCCESS)
-        r = encode_rows(encode, &a->k_map, k, kv_rows, KEYS);
+        r = tensor_map_2d(encode, &a->k_map, k, kv_rows, E, E, KEYS);
     if (r == CUDA_SUCCESS)
-        r = encode_rows(encode, &a->v_map, v, kv_rows, KEYS);
+        r = tensor_map_2d(encode, &a->v_map, v, kv_rows, E, E, KEYS);
     return r;
 }
 

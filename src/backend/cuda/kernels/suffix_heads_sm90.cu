@@ -11,6 +11,7 @@
  * Now:       10 µs a step with the product behind it, 80 rows; 22 at 640: check_suffix_sm90 --bench, NVIDIA H200,
  *            2026-11-22.
  * Rounding:  float32; xg and the parts of u in bf16. */
+#include "launch.cuh"
 #include "suffix_sm90.cuh"
 
 using namespace wg90;
@@ -230,16 +231,7 @@ cudaError_t launch(void (*kernel)(P...), int blocks, cudaStream_t s, V... v)
     cudaError_t e = prepare((const void *)kernel, 0);
     if (e != cudaSuccess)
         return e;
-    cudaLaunchAttribute attr = {};
-    attr.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attr.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t cfg = {};
-    cfg.gridDim = dim3((unsigned)blocks);
-    cfg.blockDim = dim3(THREADS);
-    cfg.stream = s;
-    cfg.attrs = &attr;
-    cfg.numAttrs = 1;
-    return cudaLaunchKernelEx(&cfg, kernel, P(v)...);
+    return launch_dependent(kernel, dim3((unsigned)blocks), dim3(THREADS), s, v...);
 }
 
 } // namespace

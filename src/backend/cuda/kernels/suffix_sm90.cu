@@ -67,27 +67,6 @@ struct args {
     const float *bias, *gate, *gain;
 };
 
-template <int T>
-static __device__ __forceinline__ void mma(float (&d)[T / 2], uint64_t a, uint64_t b,
-                                           int accumulate);
-#define MMA(N)                                                                       \
-    template <>                                                                      \
-    __device__ __forceinline__ void mma<N>(float(&d)[N / 2], uint64_t a, uint64_t b, \
-                                           int accumulate)                           \
-    {                                                                                \
-        wgmma_ss_n##N(d, a, b, accumulate);                                          \
-    }
-MMA(24)
-MMA(48)
-MMA(56)
-MMA(80)
-MMA(88)
-MMA(104)
-MMA(160)
-MMA(176)
-MMA(208)
-#undef MMA
-
 static __device__ __forceinline__ void tma_load_5d(void *dst, const CUtensorMap *map, uint64_t *bar,
                                                    int c0, int c3, int c4)
 {
@@ -642,16 +621,6 @@ template <int MODE> cudaError_t by_tokens(const struct sfx90_gemm *g, cudaStream
     return cudaErrorInvalidValue;
 }
 
-CUresult encode_2d(tensor_map_encode_fn encode, CUtensorMap *map, const void *base, int rows, int k,
-                   int box_rows)
-{
-    cuuint64_t dims[2] = { (cuuint64_t)k, (cuuint64_t)rows }, stride[1] = { (cuuint64_t)k * 2 };
-    cuuint32_t box[2] = { BLOCK_K, (cuuint32_t)box_rows }, step[2] = { 1, 1 };
-    return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)(uintptr_t)base, dims, stride,
-                  box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-}
-
 /* wqkv as [head][group of 8 dims][half][8][k]: a box holds dims i … i + 31 and their RoPE partners. */
 CUresult encode_qkv(tensor_map_encode_fn encode, CUtensorMap *map, const void *base, int n, int k)
 {
@@ -699,11 +668,11 @@ extern "C" struct sfx90_tile sfx90_tile(enum sfx90_mode mode, int rows, int n_sm
 extern "C" CUresult sfx90_gemm_plan(struct sfx90_gemm *g, tensor_map_encode_fn encode,
                                     const void *xin, const void *w)
 {
-    CUresult r = encode_2d(encode, &g->x_map, xin, g->m, g->k, g->tile.tokens);
+    CUresult r = tensor_map_2d(encode, &g->x_map, xin, g->m, g->k, g->k, g->tile.tokens);
     if (r != CUDA_SUCCESS)
         return r;
     return g->mode == SFX90_QKV ? encode_qkv(encode, &g->w_map, w, g->n, g->k)
-                                : encode_2d(encode, &g->w_map, w, g->n, g->k, ROWS);
+                                : tensor_map_2d(encode, &g->w_map, w, g->n, g->k, g->k, ROWS);
 }
 
 extern "C" cudaError_t sfx90_gemm_launch(const struct sfx90_gemm *g, cudaStream_t s)

@@ -11,8 +11,8 @@
 #ifndef PI0_CUDA_SUFFIX_SM90_H
 #define PI0_CUDA_SUFFIX_SM90_H
 
-#include "gemm_sm90.h" /* tensor_map_encode_fn */
-#include "kernels.h"   /* cu_row, cu_sample */
+#include "kernels.h" /* cu_row, cu_sample */
+#include "tensor_map.h"
 
 #include <stdint.h>
 

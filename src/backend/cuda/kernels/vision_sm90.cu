@@ -57,56 +57,12 @@ struct args {
     float *x;
 };
 
-template <int T>
-static __device__ __forceinline__ void mma(float (&d)[T / 2], uint64_t a, uint64_t b,
-                                           int accumulate);
-#define MMA(N)                                                                       \
-    template <>                                                                      \
-    __device__ __forceinline__ void mma<N>(float(&d)[N / 2], uint64_t a, uint64_t b, \
-                                           int accumulate)                           \
-    {                                                                                \
-        wgmma_ss_n##N(d, a, b, accumulate);                                          \
-    }
-MMA(48)
-MMA(64)
-MMA(96)
-MMA(128)
-MMA(144)
-MMA(160)
-MMA(176)
-MMA(192)
-MMA(208)
-MMA(224)
-#undef MMA
-
 /* No clobber of memory, so that loads pass it: a barrier stands before what it wrote is read. */
 static __device__ __forceinline__ void stmatrix4(uint32_t at, uint32_t a, uint32_t b, uint32_t c,
                                                  uint32_t d)
 {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at),
                  "r"(a), "r"(b), "r"(c), "r"(d));
-}
-
-/* For barriers alone: their initialisation has its own fence, and no other data is published. The
- * releasing form is a fence to the whole GPU. */
-static __device__ __forceinline__ void cluster_sync_relaxed(void)
-{
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n"
-                 "barrier.cluster.wait.aligned;" ::
-                     : "memory");
-}
-
-/* Waits for data that peers sent by st.async. */
-static __device__ __forceinline__ void mbar_wait_cluster(uint64_t *bar, uint32_t parity)
-{
-    asm volatile("{\n.reg .pred p;\n"
-                 "again:\n"
-                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n"
-                 "@p bra done;\n"
-                 "bra again;\n"
-                 "done:\n}\n" ::"r"(smem_u32(bar)),
-                 "r"(parity)
-                 : "memory");
 }
 
 /* Where this CTA works. */
@@ -437,18 +393,12 @@ static __device__ __forceinline__ void send_parts(const float (&d)[T / 2], unsig
             continue;
         uint32_t at =
             smem_u32(parts) + (p.kt < o ? p.kt : p.kt - 1) * (W / 2) * 256 * 4 + (uint32_t)i * 16;
-        uint32_t to, bar, rank = (uint32_t)(o * CT * CF + p.cf * CT + p.ct);
-        asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(at), "r"(rank));
-        asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
-                     : "=r"(bar)
-                     : "r"(smem_u32(parts_here)), "r"(rank));
+        uint32_t rank = (uint32_t)(o * CT * CF + p.cf * CT + p.ct);
+        uint32_t to = mapa(at, rank), bar = mapa(smem_u32(parts_here), rank);
 #pragma unroll
         for (int v = 0; v < W / 8; v++)
-            asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 "
-                         "[%0], {%1, %2, %3, %4}, [%5];" ::"r"(to + v * 4096),
-                         "f"(d[o * W / 2 + 4 * v]), "f"(d[o * W / 2 + 4 * v + 1]),
-                         "f"(d[o * W / 2 + 4 * v + 2]), "f"(d[o * W / 2 + 4 * v + 3]), "r"(bar)
-                         : "memory");
+            st_async(to + v * 4096, d[o * W / 2 + 4 * v], d[o * W / 2 + 4 * v + 1],
+                     d[o * W / 2 + 4 * v + 2], d[o * W / 2 + 4 * v + 3], bar);
     }
 }
 
@@ -789,17 +739,6 @@ cudaError_t launch(const struct vis90_gemm *g, int pdl, cudaStream_t stream)
                               g->r_map, a);
 }
 
-CUresult encode_2d(tensor_map_encode_fn encode, CUtensorMap *map, const void *base, int rows, int k,
-                   int ld, int box_rows)
-{
-    cuuint64_t dims[2] = { (cuuint64_t)k, (cuuint64_t)rows },
-               stride[1] = { (cuuint64_t)(ld ? ld : k) * 2 };
-    cuuint32_t box[2] = { BLOCK_K, (cuuint32_t)box_rows }, step[2] = { 1, 1 };
-    return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)(uintptr_t)base, dims, stride,
-                  box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-}
-
 template <int MODE, int T, int CT, int CF, int KS, int MODES> struct pick {
     static cudaError_t go(const struct vis90_gemm *g, int pdl, cudaStream_t s)
     {
@@ -877,8 +816,11 @@ extern "C" CUresult vis90_gemm_plan(struct vis90_gemm *g, tensor_map_encode_fn e
         if (e != CUDA_SUCCESS)
             return e;
     }
-    CUresult r = encode_2d(encode, &g->x_map, xin, g->m, g->k, g->ldx, TOKENS / t.cf);
-    return r != CUDA_SUCCESS ? r : encode_2d(encode, &g->w_map, w, g->n, g->k, g->ldw, t.t / t.ct);
+    CUresult r =
+        tensor_map_2d(encode, &g->x_map, xin, g->m, g->k, g->ldx ? g->ldx : g->k, TOKENS / t.cf);
+    return r != CUDA_SUCCESS ? r
+                             : tensor_map_2d(encode, &g->w_map, w, g->n, g->k,
+                                             g->ldw ? g->ldw : g->k, t.t / t.ct);
 }
 
 extern "C" cudaError_t vis90_gemm_launch(const struct vis90_gemm *g, int pdl, cudaStream_t s)

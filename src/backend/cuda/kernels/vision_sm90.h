@@ -12,7 +12,7 @@
 #ifndef PI0_CUDA_VISION_SM90_H
 #define PI0_CUDA_VISION_SM90_H
 
-#include "gemm_sm90.h" /* tensor_map_encode_fn */
+#include "tensor_map.h"
 
 #include <stdint.h>
 

@@ -108,6 +108,72 @@ static __device__ __forceinline__ void cluster_sync(void)
                      : "memory");
 }
 
+/* For barriers alone: their initialisation has its own fence, and no other data is published. The
+ * releasing form is a fence to the whole GPU. */
+static __device__ __forceinline__ void cluster_sync_relaxed(void)
+{
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n"
+                 "barrier.cluster.wait.aligned;" ::
+                     : "memory");
+}
+
+/* mapa: the same place in the shared memory of CTA `rank` of the cluster. */
+static __device__ __forceinline__ uint32_t mapa(uint32_t at, uint32_t rank)
+{
+    uint32_t r;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(at), "r"(rank));
+    return r;
+}
+
+static __device__ __forceinline__ uint32_t mapa(const void *p, uint32_t rank)
+{
+    return mapa(smem_u32(p), rank);
+}
+
+/* 16 bytes to a peer's shared memory, counted by the peer's barrier; both addresses mapped (mapa). */
+static __device__ __forceinline__ void st_async(uint32_t to, float a, float b, float c, float d,
+                                                uint32_t bar)
+{
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 "
+                 "[%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
+                 "f"(a), "f"(b), "f"(c), "f"(d), "r"(bar)
+                 : "memory");
+}
+
+/* Waits for data that peers sent by st.async. */
+static __device__ __forceinline__ void mbar_wait_cluster(uint64_t *bar, uint32_t parity)
+{
+    asm volatile("{\n.reg .pred p;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n"
+                 "@p bra done;\n"
+                 "bra again;\n"
+                 "done:\n}\n" ::"r"(smem_u32(bar)),
+                 "r"(parity)
+                 : "memory");
+}
+
+/* movmatrix: transposes an 8×8 tile of 16-bit values held one row of 8 by four lanes. */
+static __device__ __forceinline__ uint32_t movmatrix(uint32_t a)
+{
+    uint32_t d;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(d) : "r"(a));
+    return d;
+}
+
+/* One try: has this phase ended? */
+static __device__ __forceinline__ int mbar_try(uint64_t *bar, uint32_t parity)
+{
+    uint32_t ok;
+    asm volatile("{\n.reg .pred p;\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+                 "selp.u32 %0, 1, 0, p;\n}"
+                 : "=r"(ok)
+                 : "r"(smem_u32(bar)), "r"(parity)
+                 : "memory");
+    return (int)ok;
+}
+
 /* griddepcontrol: programmatic dependent launch. */
 static __device__ __forceinline__ void pdl_wait(void)
 {
