@@ -2,7 +2,8 @@
  * bench_gemm: every candidate that cuBLASLt offers for each product of the model, timed in a graph
  * whose launches take their weights from different places in memory, so that nothing is warm in L2
  * that would not be in a call. What select.c's table of picks is made from.
- *   bench_gemm [ROWS…]     rows of the prefix to time (default 532 788 800 968) */
+ *   bench_gemm [ROWS…]            rows of the prefix to time (default 532 788 800 968)
+ *   bench_gemm --vision ROWS…     rows of the vision tower, batches: fc1 as it is and with padded rows */
 #include "backend/cuda/device.h"
 #include "backend/cuda/kernels/gemm_lt.h"
 
@@ -11,6 +12,8 @@
 #include <string.h>
 
 #define POOL ((size_t)1 << 30)
+#define IN ((size_t)1 << 29) /* x and y of the largest product */
+#define OUT ((size_t)1 << 29)
 
 static struct device dev;
 static struct gemm_lt *lt;
@@ -64,7 +67,8 @@ static double time_one(struct cu_gemm *a)
     return (double)best * 1e3 / (double)reps;
 }
 
-static int parts; /* of the next product */
+static int parts;    /* of the next product */
+static int ldx, ldy; /* of the next products, if not 0 */
 static void product(const char *name, enum cu_gemm_type type, int m, int n, int k, int bias,
                     float beta, enum cu_act act)
 {
@@ -76,8 +80,9 @@ static void product(const char *name, enum cu_gemm_type type, int m, int n, int 
                          .alpha = 1.0f,
                          .beta = beta,
                          .act = act,
-                         .ldx = k,
+                         .ldx = ldx ? ldx : k,
                          .ldw = k,
+                         .ldy = ldy,
                          .batch = parts,
                          .step_x = parts ? k / parts : 0,
                          .step_w = parts ? k / parts : 0,
@@ -125,6 +130,20 @@ static void vision(int m)
     product("projector", CU_GEMM_BF16_F32, m, 2048, 1152, 1, 0.0f, CU_ACT_NONE);
 }
 
+/* Hidden rows are 4352 values apart. */
+static void vision_batch(int m)
+{
+    product("vision qkv", CU_GEMM_BF16_BF16, m, 3456, 1152, 1, 0.0f, CU_ACT_NONE);
+    product("vision o", CU_GEMM_BF16_F32, m, 1152, 1152, 1, 1.0f, CU_ACT_NONE);
+    ldy = 4352;
+    product("vision fc1", CU_GEMM_BF16_BF16, m, 4304, 1152, 1, 0.0f, CU_ACT_GELU);
+    ldy = 0;
+    product("fc1, padded", CU_GEMM_BF16_BF16, m, 4352, 1152, 1, 0.0f, CU_ACT_GELU);
+    ldx = 4352;
+    product("vision fc2", CU_GEMM_BF16_F32, m, 1152, 4304, 1, 1.0f, CU_ACT_NONE);
+    ldx = 0;
+}
+
 static void suffix(int m, float beta)
 {
     product("suffix qkv", CU_GEMM_BF16_F32, m, 2560, 1024, 0, 0.0f, CU_ACT_NONE);
@@ -157,19 +176,25 @@ int main(int argc, char **argv)
     CK(cudaMalloc(&ws, GEMM_LT_WORKSPACE));
     CK(cudaMalloc(&p, POOL));
     pool = p;
-    CK(cudaMalloc(&p, (size_t)1 << 27));
+    CK(cudaMalloc(&p, IN));
     x = p;
-    CK(cudaMalloc(&p, (size_t)1 << 28));
+    CK(cudaMalloc(&p, OUT));
     y = p;
     /* bf16 values of random sign and fraction near 0.01: their power is that of a call. */
     fill(pool, POOL);
-    fill(x, (size_t)1 << 27);
-    CK(cudaMemset(y, 0, (size_t)1 << 28));
+    fill(x, IN);
+    CK(cudaMemset(y, 0, OUT));
     if (gemm_lt_open(&lt, ws, &err)) {
         printf("%s\n", err.message);
         return 1;
     }
     printf("%s\n", dev.name);
+    if (argc > 1 && !strcmp(argv[1], "--vision")) {
+        for (int i = 2; i < argc; i++)
+            vision_batch(atoi(argv[i]));
+        gemm_lt_close(lt);
+        return 0;
+    }
     if (argc == 1) {
         vision(512);
         vision(768);

@@ -120,6 +120,10 @@ static void picks(void **state)
     assert_int_equal(cu_gemm_pick(&h200, 1, 6144, 3456, 1152), 5);
     assert_int_equal(cu_gemm_pick(&h200, 1, 6145, 3456, 1152), 0);
     assert_int_equal(cu_gemm_pick(&a100, 1, 6144, 3456, 1152), 0);
+    /* fc1 with its rows of zeros, where they were measured to help */
+    assert_int_equal(cu_padded_rows(&h200, 6144, 4304, 4352, 1152), 4352);
+    assert_int_equal(cu_padded_rows(&h200, 1536, 4304, 4352, 1152), 4304);
+    assert_int_equal(cu_padded_rows(&a100, 6144, 4304, 4352, 1152), 4304);
 }
 
 static const char *tile(enum vis90_mode mode, int m, int n, int k)

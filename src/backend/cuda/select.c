@@ -93,19 +93,32 @@ int cu_split_k(const struct cu_facts *f, int m, int n, int k)
 }
 
 /* Where another candidate than the first was faster on an H200 by 3 µs or more, bench_gemm over the
- * vision tower's products at batches of 2 … 64 samples with three images. */
-int cu_gemm_pick(const struct cu_facts *f, int type, int m, int n, int k)
+ * vision tower's products at batches of 2 … 64 samples with three images. n = 4352: fc1 with its rows
+ * of zeros. */
+static int measured_pick(int m, int n, int k)
 {
     static const struct {
         int m, n, k, pick;
     } measured[] = {
-        { 1536, 1152, 4304, 1 },  { 6144, 3456, 1152, 5 },  { 12288, 3456, 1152, 7 },
-        { 12288, 1152, 1152, 5 }, { 12288, 4304, 1152, 1 }, { 24576, 1152, 1152, 7 },
-        { 49152, 1152, 1152, 7 },
+        { 1536, 1152, 4304, 1 },  { 3072, 1152, 1152, 1 },  { 6144, 1152, 1152, 3 },
+        { 3072, 4352, 1152, 6 },  { 6144, 3456, 1152, 5 },  { 6144, 4352, 1152, 6 },
+        { 12288, 3456, 1152, 7 }, { 12288, 1152, 1152, 5 }, { 12288, 4304, 1152, 1 },
+        { 24576, 1152, 1152, 7 }, { 49152, 1152, 1152, 7 },
     };
-    (void)type;
-    for (size_t i = 0; f->cc == 90 && i < sizeof measured / sizeof measured[0]; i++)
+    for (size_t i = 0; i < sizeof measured / sizeof measured[0]; i++)
         if (measured[i].m == m && measured[i].n == n && measured[i].k == k)
             return measured[i].pick;
-    return 0;
+    return -1;
+}
+
+int cu_gemm_pick(const struct cu_facts *f, int type, int m, int n, int k)
+{
+    int pick = f->cc == 90 ? measured_pick(m, n, k) : -1;
+    (void)type;
+    return pick < 0 ? 0 : pick;
+}
+
+int cu_padded_rows(const struct cu_facts *f, int m, int n, int padded, int k)
+{
+    return f->cc == 90 && measured_pick(m, padded, k) >= 0 ? padded : n;
 }

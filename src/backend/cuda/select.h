@@ -62,5 +62,8 @@ int cu_split_k(const struct cu_facts *f, int m, int n, int k);
 /* Candidate of cuBLASLt's list for a product (best guess first; 0 unless measured). type: enum
  * cu_gemm_type. */
 int cu_gemm_pick(const struct cu_facts *f, int type, int m, int n, int k);
+/* How many of a weight's rows to multiply, n of its own and zeros up to `padded`: all where cuBLASLt
+ * was measured to be faster with them. */
+int cu_padded_rows(const struct cu_facts *f, int m, int n, int padded, int k);
 
 #endif

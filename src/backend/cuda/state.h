@@ -28,7 +28,7 @@ struct cu_vision_layer {
     float *ln1_g, *ln1_b, *ln2_g, *ln2_b; /* [D] */
     uint16_t *wqkv, *bqkv;                /* [3D, D], [3D] */
     uint16_t *wo;                         /* [D, D] */
-    uint16_t *w1, *b1;                    /* [F, D], [F] */
+    uint16_t *w1, *b1;                    /* [F, D], [F], behind them zeros (CU_VISION_MLP_LD) */
     uint16_t *w2;                         /* [D, F] */
     float *bo, *b2;                       /* [D] */
     float *qkv_g, *qkv_b, *fc1_g, *fc1_b; /* vis90_fold's: [3D], [3D], [F], [F]; or NULL */

@@ -205,6 +205,15 @@ static void *stack(struct upload *u, const struct tensor *const *t, int n, int t
 
 static uint16_t *mat(struct upload *u, const struct tensor *t) { return stack(u, &t, 1, 0); }
 
+/* One in bf16 with room for n values; those behind its own stay zero, as the arena was made. */
+static uint16_t *padded(struct upload *u, const struct tensor *t, size_t n)
+{
+    int rows = t->rank > 1 ? t->shape[0] : 1, cols = (int)(t->n / (size_t)rows);
+    uint16_t *dst = dev_take(u->arena, n, sizeof *dst);
+    put(u, t, &(struct place){ dst, 0, rows, cols, cols, rows, rows });
+    return dst;
+}
+
 /* Gate and up rows in turns of `group`. */
 static uint16_t *gate_up(struct upload *u, const struct tensor *gate, const struct tensor *up,
                          int group)
@@ -230,6 +239,9 @@ static void place_vision(struct upload *u)
     c->w.patch_b = vec_f32(u, &w->patch_b);
     c->w.pos = stack(u, (const struct tensor *const[]){ &w->pos }, 1, 1);
     c->w.patch_table = dev_take(a, w->pos.n, sizeof(float));
+    int F = d->vision_mlp_dim;
+    size_t D = (size_t)d->vision_width;
+    size_t fc1_rows = (size_t)(c->choice.vision_sm90 ? CU_VISION_MLP_LD(F) : F);
     for (int i = 0; i < d->vision_depth; i++) {
         const struct vision_layer *s = &w->vision[i];
         c->w.vision[i] = (struct cu_vision_layer){
@@ -241,17 +253,16 @@ static void place_vision(struct upload *u)
             .bo = vec_f32(u, &s->o_b),
             .ln2_g = vec_f32(u, &s->ln2_w),
             .ln2_b = vec_f32(u, &s->ln2_b),
-            .w1 = mat(u, &s->fc1_w),
-            .b1 = mat(u, &s->fc1_b),
+            .w1 = padded(u, &s->fc1_w, fc1_rows * D),
+            .b1 = padded(u, &s->fc1_b, fc1_rows),
             .w2 = mat(u, &s->fc2_w),
             .b2 = vec_f32(u, &s->fc2_b),
         };
         if (c->choice.vision_sm90) {
-            size_t D = (size_t)d->vision_width, F = (size_t)d->vision_mlp_dim;
             c->w.vision[i].qkv_g = dev_take(a, 3 * D, sizeof(float));
             c->w.vision[i].qkv_b = dev_take(a, 3 * D, sizeof(float));
-            c->w.vision[i].fc1_g = dev_take(a, F, sizeof(float));
-            c->w.vision[i].fc1_b = dev_take(a, F, sizeof(float));
+            c->w.vision[i].fc1_g = dev_take(a, (size_t)F, sizeof(float));
+            c->w.vision[i].fc1_b = dev_take(a, (size_t)F, sizeof(float));
         }
     }
     c->w.post_g = vec_f32(u, &w->post_ln_w);

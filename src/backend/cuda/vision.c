@@ -47,12 +47,14 @@ static pi0_status plain_layers(struct cuda_engine *c, int images, int M, struct 
     cudaStream_t s = c->dev.stream;
     int D = d->vision_width, F = d->vision_mlp_dim;
     int ld = c->choice.vision_sm90 ? CU_VISION_MLP_LD(F) : F;
+    /* What fc1's rows of zeros give, gelu(0), is not read. */
+    int rows = cu_padded_rows(&c->facts, M, F, ld, D);
     for (int l = 0; l < d->vision_depth; l++) {
         const struct cu_vision_layer *w = &c->w.vision[l];
         struct cu_gemm fc1 =
-            cu_gelu(cu_bias(cu_bf16(cu_product(M, F, D, b->vh, w->w1, b->vmlp)), w->b1));
+            cu_gelu(cu_bias(cu_bf16(cu_product(M, rows, D, b->vh, w->w1, b->vmlp)), w->b1));
         struct cu_gemm fc2 = cu_bias(cu_add(cu_product(M, D, F, b->vmlp, w->w2, b->vx)), w->b2);
-        fc1.ldy = fc2.ldx = ld == F ? 0 : ld;
+        fc1.ldy = fc2.ldx = ld;
         cu_mark(c, CU_OP_VISION_NORM, "");
         CU_TRY(cu_layernorm(b->vx, w->ln1_g, w->ln1_b, b->vh, M, D, s), err);
         cu_mark(c, CU_OP_VISION_QKV, "bias");
@@ -147,7 +149,7 @@ static pi0_status fused_layers(struct cuda_engine *c, int images, int M, struct 
         TRY(fused_run(c, &fc1, b->vh, w->w1, err));
         int last = l == L - 1;
         struct vis90_gemm fc2 = fused_add(c, M, F, w->b2, last ? c->w.post_g : after->ln1_g);
-        fc2.ldx = ld;
+        fc1.ldy = fc2.ldx = ld;
         cu_mark(c, CU_OP_VISION_FC2, "bias, residual, sums of the next norm");
         TRY(fused_run(c, &fc2, b->vmlp, w->w2, err));
         parts = fc2.parts;
