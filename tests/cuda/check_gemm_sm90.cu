@@ -261,6 +261,7 @@ int main(int argc, char **argv)
         check(encode, n_sms, tiles[i] + 1, 768, 320, tiles[i]);
         check(encode, n_sms, 2 * tiles[i], 1024, 192, tiles[i]);
     }
+    check(encode, n_sms, 2100, 512, 8192, 168); /* seven pairs in groups of two */
     check(encode, n_sms, 532, 16384, 2048, geglu90_tile_tokens(532, 16384, n_sms));
     check(encode, n_sms, 968, 16384, 2048, geglu90_tile_tokens(968, 16384, n_sms));
     printf("%d passed, %d failed, 0 skipped\n", n_passed, n_failed);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Kernel selection and shape buckets of the CUDA backend: pure functions, no GPU needed. */
+#include "backend/cuda/kernels/gemm_sm90.h"
 #include "backend/cuda/kernels/qkv_sm90.h"
 #include "backend/cuda/kernels/suffix_sm90.h"
 #include "backend/cuda/kernels/vision_sm90.h"
@@ -99,6 +100,19 @@ static void qkv_tiles(void **state)
     assert_int_equal(qkv90_tile_tokens(1008, 8, 132), 168);
     assert_int_equal(qkv90_tile_tokens(1009, 8, 132), 0);
     assert_int_equal(qkv90_tile_tokens(968, 8, 78), 0);
+}
+
+/* x of a group stays in L2, and groups are even. */
+static void geglu_groups(void **state)
+{
+    (void)state;
+    assert_int_equal(geglu90_tile_tokens(788, 16384, 132), 200);
+    assert_int_equal(geglu90_group(788, 2048, 200), 2);
+    assert_int_equal(geglu90_group(1, 2048, 136), 1);
+    assert_int_equal(geglu90_tile_tokens(6336, 16384, 132), 168);
+    assert_int_equal(geglu90_group(6336, 2048, 168), 10);   /* 19 pairs in two */
+    assert_int_equal(geglu90_group(16384, 2048, 168), 10);  /* 49 in five */
+    assert_int_equal(geglu90_group(6336, 1 << 16, 200), 1); /* a pair alone is too much */
 }
 
 static void down_in_parts(void **state)
@@ -269,6 +283,7 @@ int main(void)
         cmocka_unit_test(odd_heads_take_the_plain_kernel),
         cmocka_unit_test(vision_by_device),
         cmocka_unit_test(qkv_tiles),
+        cmocka_unit_test(geglu_groups),
         cmocka_unit_test(down_in_parts),
         cmocka_unit_test(vision_tiles),
         cmocka_unit_test(picks),

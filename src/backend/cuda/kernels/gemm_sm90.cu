@@ -5,7 +5,7 @@
  *            warpgroups of 128 rows each, T tokens on the N side. Two producer threads fill two rings of
  *            K = 64 stages by tensor-map copies. A cluster of two CTAs shares its weights: each loads
  *            half and multicasts it, for two neighbouring token tiles. Persistent, tokens fastest, so
- *            that a weight slice is read from memory once.
+ *            that a weight slice is read from memory once; a batch in groups of some 3000 tokens.
  *
  *              weight rows of a CTA, turns of 8 gates    accumulators of a thread
  *              and 8 ups: warpgroup q, block b, warp w   d[4j+0,1]: gate, tokens 8j+2t, +1
@@ -86,14 +86,25 @@ static __device__ __forceinline__ float2 geglu(float g0, float u0, float g1, flo
     return make_float2(g0 * u0 * (r * a1), g1 * u1 * (r * a0));
 }
 
+/* The order of the tiles: `group` pairs of token tiles at a time meet all weights, so that their rows
+ * of x stay in L2; inside a group tokens are fastest, so that a weight slice is read from memory once. */
+struct order {
+    int row_blocks, pairs, group, k_blocks;
+
+    __device__ __forceinline__ int n_tiles(void) const { return row_blocks * pairs; }
+};
+
 /* Where CTA `rank` of a cluster works in step t: one row block, neighbouring token tiles. */
 struct patch {
     int row0, token0;
 
-    __device__ __forceinline__ patch(int t, int token_pairs, int tile_tokens, uint32_t rank)
-        : row0(t / token_pairs * BLOCK_ROWS),
-          token0((t % token_pairs * CLUSTER + (int)rank) * tile_tokens)
+    __device__ __forceinline__ patch(int t, const order &o, int tile_tokens, uint32_t rank)
     {
+        int first = t / (o.group * o.row_blocks) * o.group, n = o.pairs - first;
+        n = n < o.group ? n : o.group;
+        t -= first * o.row_blocks;
+        row0 = t / n * BLOCK_ROWS;
+        token0 = ((first + t % n) * CLUSTER + (int)rank) * tile_tokens;
     }
 };
 
@@ -101,15 +112,14 @@ struct patch {
  * the predecessor has finished: weights are nobody's output. */
 template <int T>
 static __device__ __forceinline__ void produce_weights(const CUtensorMap *map, const rings<T> &r,
-                                                       int n_tiles, int token_pairs, int k_blocks,
-                                                       uint32_t rank)
+                                                       const order &o, uint32_t rank)
 {
     using S = tile<T>;
     turn<S::w_stages> at;
     int half = (int)rank * (BLOCK_ROWS / CLUSTER);
-    for (int t = (int)(blockIdx.x / CLUSTER); t < n_tiles; t += (int)(gridDim.x / CLUSTER)) {
-        int row = t / token_pairs * BLOCK_ROWS + half;
-        for (int k = 0; k < k_blocks; k++, at.next()) {
+    for (int t = (int)(blockIdx.x / CLUSTER); t < o.n_tiles(); t += (int)(gridDim.x / CLUSTER)) {
+        int row = patch(t, o, T, rank).row0 + half;
+        for (int k = 0; k < o.k_blocks; k++, at.next()) {
             mbar_wait(&r.w_empty[at.at], at.phase ^ 1);
             mbar_expect(&r.w_full[at.at], S::w_bytes);
             tma_load_2d_multicast(r.w + at.at * S::w_bytes + half * 128, map, &r.w_full[at.at],
@@ -121,15 +131,14 @@ static __device__ __forceinline__ void produce_weights(const CUtensorMap *map, c
 /* One thread: this CTA's tokens. */
 template <int T>
 static __device__ __forceinline__ void produce_tokens(const CUtensorMap *map, const rings<T> &r,
-                                                      int n_tiles, int token_pairs, int k_blocks,
-                                                      uint32_t rank)
+                                                      const order &o, uint32_t rank)
 {
     using S = tile<T>;
     turn<S::x_stages> at;
     pdl_wait();
-    for (int t = (int)(blockIdx.x / CLUSTER); t < n_tiles; t += (int)(gridDim.x / CLUSTER)) {
-        int row = (t % token_pairs * CLUSTER + (int)rank) * T;
-        for (int k = 0; k < k_blocks; k++, at.next()) {
+    for (int t = (int)(blockIdx.x / CLUSTER); t < o.n_tiles(); t += (int)(gridDim.x / CLUSTER)) {
+        int row = patch(t, o, T, rank).token0;
+        for (int k = 0; k < o.k_blocks; k++, at.next()) {
             mbar_wait(&r.x_empty[at.at], at.phase ^ 1);
             mbar_expect(&r.x_full[at.at], S::x_bytes);
             tma_load_2d(r.x + at.at * S::x_bytes, map, &r.x_full[at.at], k * BLOCK_K, row);
@@ -187,8 +196,7 @@ static __device__ __forceinline__ void release(const rings<T> &r, int w_stage, i
 }
 
 template <int T>
-static __device__ __forceinline__ void consume(const rings<T> &r, int n_tiles, int token_pairs,
-                                               int k_blocks, uint32_t rank,
+static __device__ __forceinline__ void consume(const rings<T> &r, const order &o, uint32_t rank,
                                                const CUtensorMap *h_map)
 {
     using S = tile<T>;
@@ -197,8 +205,8 @@ static __device__ __forceinline__ void consume(const rings<T> &r, int n_tiles, i
     turn<S::x_stages> x;
     int w_last = -1, x_last = 0;
     float d[2][T / 2];
-    for (int t = (int)(blockIdx.x / CLUSTER); t < n_tiles; t += (int)(gridDim.x / CLUSTER)) {
-        for (int k = 0; k < k_blocks; k++) {
+    for (int t = (int)(blockIdx.x / CLUSTER); t < o.n_tiles(); t += (int)(gridDim.x / CLUSTER)) {
+        for (int k = 0; k < o.k_blocks; k++) {
             mbar_wait(&r.x_full[x.at], x.phase);
             mbar_wait(&r.w_full[w.at], w.phase);
             uint64_t a = desc_k128(r.w + w.at * S::w_bytes + q * 128 * 128);
@@ -221,7 +229,7 @@ static __device__ __forceinline__ void consume(const rings<T> &r, int n_tiles, i
         wgmma_wait<0>();
         release<T>(r, w_last, x_last);
         w_last = -1;
-        patch p(t, token_pairs, T, rank);
+        patch p(t, o, T, rank);
         store<T>(d, r.out + q * S::out_bytes, h_map, q, p.row0 / 2 + q * 64, p.token0);
     }
     if (threadIdx.x % 128 == 0)
@@ -232,8 +240,7 @@ template <int T>
 __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     geglu_bf16_sm90(const __grid_constant__ CUtensorMap w_map,
                     const __grid_constant__ CUtensorMap x_map,
-                    const __grid_constant__ CUtensorMap h_map, int k_blocks, int n_tiles,
-                    int token_pairs)
+                    const __grid_constant__ CUtensorMap h_map, const order o)
 {
     using S = tile<T>;
     extern __shared__ unsigned char raw[];
@@ -257,13 +264,13 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     if (threadIdx.x < 128) {
         setmaxnreg_dec<40>();
         if (threadIdx.x == 0)
-            produce_weights<T>(&w_map, r, n_tiles, token_pairs, k_blocks, rank);
+            produce_weights<T>(&w_map, r, o, rank);
         else if (threadIdx.x == 32)
-            produce_tokens<T>(&x_map, r, n_tiles, token_pairs, k_blocks, rank);
+            produce_tokens<T>(&x_map, r, o, rank);
     } else {
         setmaxnreg_inc<232>();
         pdl_wait(); /* h may still be read by the kernel before */
-        consume<T>(r, n_tiles, token_pairs, k_blocks, rank, &h_map);
+        consume<T>(r, o, rank, &h_map);
     }
     __syncwarp();
     pdl_launch();
@@ -287,8 +294,12 @@ cudaError_t launch(const struct geglu90 *p, int n_sms, int pdl, cudaStream_t str
     cudaError_t e = configure<T>(&cfg);
     if (e != cudaSuccess)
         return e;
-    int token_pairs = (p->m + CLUSTER * T - 1) / (CLUSTER * T);
-    int n_tiles = 2 * p->f / BLOCK_ROWS * token_pairs;
+    order o = {};
+    o.row_blocks = 2 * p->f / BLOCK_ROWS;
+    o.pairs = (p->m + CLUSTER * T - 1) / (CLUSTER * T);
+    o.group = geglu90_group(p->m, p->k, T);
+    o.k_blocks = p->k / BLOCK_K;
+    int n_tiles = o.row_blocks * o.pairs;
     cudaLaunchAttribute attr = {};
     attr.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attr.val.programmaticStreamSerializationAllowed = 1;
@@ -297,8 +308,7 @@ cudaError_t launch(const struct geglu90 *p, int n_sms, int pdl, cudaStream_t str
     cfg.stream = stream;
     cfg.attrs = &attr;
     cfg.numAttrs = pdl ? 1 : 0;
-    return cudaLaunchKernelEx(&cfg, geglu_bf16_sm90<T>, p->w, p->x, p->h, p->k / BLOCK_K, n_tiles,
-                              token_pairs);
+    return cudaLaunchKernelEx(&cfg, geglu_bf16_sm90<T>, p->w, p->x, p->h, o);
 }
 
 } // namespace
@@ -324,6 +334,14 @@ extern "C" int geglu90_tile_tokens(int m, int f, int n_sms)
         }
     }
     return best;
+}
+
+extern "C" int geglu90_group(int m, int k, int tile_tokens)
+{
+    long pair = (long)CLUSTER * tile_tokens, pairs = (m + pair - 1) / pair;
+    long most = ((long)14 << 20) / (pair * k * 2);
+    long groups = most > 0 ? (pairs + most - 1) / most : pairs;
+    return (int)((pairs + groups - 1) / groups);
 }
 
 extern "C" CUresult geglu90_plan(struct geglu90 *plan, tensor_map_encode_fn encode, const void *x,

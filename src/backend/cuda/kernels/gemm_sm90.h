@@ -26,8 +26,12 @@ int geglu90_supported(int compute_major, int compute_minor, int m, int f, int k)
 /* Tokens a tile: the size that wastes least time on `n_sms` processors. Pure; host-tested. */
 int geglu90_tile_tokens(int m, int f, int n_sms);
 
-/* Fills a plan. x must have room for
- * m rows; rows past m are neither read nor written. Returns the driver's status. */
+/* Pairs of token tiles that meet all weights before the next ones do: even groups whose x takes 14 MB
+ * at the most, over a quarter of L2, of which each half of the chip keeps its own copy. Pure; host-tested. */
+int geglu90_group(int m, int k, int tile_tokens);
+
+/* Fills a plan. x must have room for m rows; rows past m are neither read nor written.
+ * Returns the driver's status. */
 CUresult geglu90_plan(struct geglu90 *plan, tensor_map_encode_fn encode, const void *x,
                       const void *w, void *h, int m, int f, int k, int tile_tokens);
 
