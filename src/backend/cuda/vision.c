@@ -149,7 +149,7 @@ static pi0_status fused_layers(struct cuda_engine *c, int images, int M, struct 
         TRY(fused_run(c, &fc1, b->vh, w->w1, err));
         int last = l == L - 1;
         struct vis90_gemm fc2 = fused_add(c, M, F, w->b2, last ? c->w.post_g : after->ln1_g);
-        fc1.ldy = fc2.ldx = ld;
+        fc2.ldx = ld;
         cu_mark(c, CU_OP_VISION_FC2, "bias, residual, sums of the next norm");
         TRY(fused_run(c, &fc2, b->vmlp, w->w2, err));
         parts = fc2.parts;
