@@ -90,7 +90,7 @@ template <int T, int CT, int CF, int KS> struct producer {
     using S = shape<T, CT, CF, KS>;
     const CUtensorMap *x_map, *w_map, *r_map;
     unsigned char *ring;
-    uint64_t *full, *empty;
+    uint64_t *full, *empty, once;
     place p;
 
     /* This CTA's share of the weight tile, to every token tile of the cluster. */
@@ -99,11 +99,8 @@ template <int T, int CT, int CF, int KS> struct producer {
         constexpr int rows = T / CT;
         unsigned char *to = ring + stage * S::stage_bytes + S::x_bytes + p.ct * rows * 128;
         int r = p.feature0 + p.ct * rows;
-        if (CT == 1)
-            tma_load_2d(to, w_map, &full[stage], k * BLOCK_K, r);
-        else
-            tma_load_2d_multicast(to, w_map, &full[stage], k * BLOCK_K, r,
-                                  (uint16_t)(((1 << CT) - 1) << (p.rank - p.ct)));
+        tma_load_2d_multicast(to, w_map, &full[stage], k * BLOCK_K, r,
+                              (uint16_t)(((1 << CT) - 1) << (p.rank - p.ct)), once);
     }
     __device__ __forceinline__ void tokens(int stage, int k) const
     {
@@ -548,7 +545,9 @@ __global__ void __launch_bounds__(THREADS, 1)
     if (threadIdx.x < 128) {
         setmaxnreg_dec<56>();
         if (threadIdx.x == 0)
-            producer<T, CT, CF, KS>{ &x_map, &w_map, &r_map, ring, full, empty, p }
+            producer<T, CT, CF, KS>{
+                &x_map, &w_map, &r_map, ring, full, empty, policy_evict_first(), p
+            }
                 .template run<MODE>();
         else if (threadIdx.x >= 32) {
             gather_vectors<T>(g, p, vab);

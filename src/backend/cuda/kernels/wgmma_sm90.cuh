@@ -89,6 +89,26 @@ static __device__ __forceinline__ void tma_load_2d_multicast(void *dst, const CU
                  : "memory");
 }
 
+/* What is copied with this leaves L2 before anything else: weights, used once a call. */
+static __device__ __forceinline__ uint64_t policy_evict_first(void)
+{
+    uint64_t p;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(p));
+    return p;
+}
+
+/* tma_load_2d_multicast with a policy. */
+static __device__ __forceinline__ void tma_load_2d_multicast(void *dst, const CUtensorMap *map,
+                                                             uint64_t *bar, int c0, int c1,
+                                                             uint16_t mask, uint64_t policy)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster.L2::cache_hint [%0], [%1, {%3, %4}], [%2], %5, %6;" ::"r"(
+                     smem_u32(dst)),
+                 "l"(map), "r"(smem_u32(bar)), "r"(c0), "r"(c1), "h"(mask), "l"(policy)
+                 : "memory");
+}
+
 static __device__ __forceinline__ void prefetch_tensormap(const CUtensorMap *map)
 {
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
