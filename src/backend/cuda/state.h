@@ -23,7 +23,8 @@
 #include "backend/cuda/kernels/vision_sm90.h"
 #include "backend/cuda/select.h"
 
-/* Weights on the device. uint16_t: bf16. All [out, in]; q, k, v rows follow each other in wqkv. */
+/* Weights on the device. uint16_t: bf16. All [out, in]; q, k, v rows follow each other in wqkv, the
+ * tower's in the order of vision_sm90.h where its attention is. */
 struct cu_vision_layer {
     float *ln1_g, *ln1_b, *ln2_g, *ln2_b; /* [D] */
     uint16_t *wqkv, *bqkv;                /* [3D, D], [3D] */

@@ -510,14 +510,38 @@ static pi0_status derive_heads(struct upload *u, float *tmp)
     return PI0_OK;
 }
 
-/* What the fused products of the tower need of the norms in front of them. */
+/* q, k, v rows in the order that attn_vision90 reads: 64 of each head, then 8 of each (vision_sm90.h). */
+static pi0_status cut_heads(struct cuda_engine *c, uint16_t *qkv, size_t cols,
+                            struct pi0_error *err)
+{
+    size_t heads = (size_t)c->plan.dims.vision_heads, row = cols * sizeof *qkv;
+    unsigned char *temp = c->b.workspace, *to = (unsigned char *)qkv;
+    enum cudaMemcpyKind kind = cudaMemcpyDeviceToDevice;
+    cudaStream_t s = c->dev.stream;
+    for (int i = 0; i < 3; i++, to += heads * 72 * row) {
+        CU_TRY(cudaMemcpyAsync(temp, to, heads * 72 * row, kind, s), err);
+        CU_TRY(cudaMemcpy2DAsync(to, 64 * row, temp, 72 * row, 64 * row, heads, kind, s), err);
+        CU_TRY(cudaMemcpy2DAsync(to + heads * 64 * row, 8 * row, temp + 64 * row, 72 * row, 8 * row,
+                                 heads, kind, s),
+               err);
+    }
+    return PI0_OK;
+}
+
+/* What the tower's own kernels need: heads cut in two, the norms in front of fused products. */
 static pi0_status derive_vision(struct upload *u)
 {
     struct cuda_engine *c = u->c;
     int D = c->plan.dims.vision_width, F = c->plan.dims.vision_mlp_dim;
     cudaStream_t s = c->dev.stream;
-    for (int l = 0; c->choice.vision_sm90 && l < c->plan.dims.vision_depth; l++) {
+    for (int l = 0; l < c->plan.dims.vision_depth; l++) {
         const struct cu_vision_layer *w = &c->w.vision[l];
+        if (c->choice.attn_vision == CU_ATTN_KERNEL_SM90) {
+            TRY(cut_heads(c, w->wqkv, (size_t)D, u->err));
+            TRY(cut_heads(c, w->bqkv, 1, u->err));
+        }
+        if (!c->choice.vision_sm90)
+            continue;
         CU_TRY(vis90_fold(w->wqkv, w->ln1_g, w->ln1_b, w->bqkv, 0, w->qkv_g, w->qkv_b, 3 * D, D, s),
                u->err);
         CU_TRY(vis90_fold(w->w1, w->ln2_g, w->ln2_b, w->b1, 0, w->fc1_g, w->fc1_b, F, D, s),

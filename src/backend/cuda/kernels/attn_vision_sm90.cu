@@ -6,7 +6,8 @@
  *            processors, the next one's copies under this one's arithmetic (two buffers).
  * Tiling:    64 queries a warpgroup, all 256 keys in shared memory: the
  *            whole row of scores lies in registers, so there is one pass and no rescaling. A head's 72
- *            columns are cut in two, because no swizzle fits 144 bytes:
+ *            columns are cut in two, because no swizzle fits 144 bytes; in memory too, so that no row of 128
+ *            bytes straddles a line:
  *
  *              columns 0 … 63    rows of 128 bytes, 128-byte swizzle
  *              columns 64 … 71   rows of 16 bytes, no swizzle; q and k have as many zeros behind them
@@ -44,14 +45,15 @@ static __device__ __forceinline__ uint64_t desc_plain(uint32_t at, int lead, int
            ((uint64_t)(stride >> 4) << 32);
 }
 
-/* 128 rows of a head from `row`, both parts. */
+/* 128 rows of a head from `row`, both parts; which: q, k, v. */
 static __device__ __forceinline__ void load_rows(unsigned char *wide, unsigned char *narrow,
                                                  const CUtensorMap &wide_map,
                                                  const CUtensorMap &narrow_map, uint64_t *bar,
-                                                 int col, int row)
+                                                 int which, int head, int heads, int row)
 {
-    tma_load_2d(wide, &wide_map, bar, col, row);
-    tma_load_2d(narrow, &narrow_map, bar, col + 64, row);
+    int col = which * heads * E;
+    tma_load_2d(wide, &wide_map, bar, col + head * 64, row);
+    tma_load_2d(narrow, &narrow_map, bar, col + heads * 64 + head * 8, row);
 }
 
 /* s[64 rows][128 keys] = q·kᵀ, committed as one group. k counts from the first of 128 keys. */
@@ -125,17 +127,17 @@ static __device__ __forceinline__ void load_task(unsigned char *smem, const CUte
                                                  const CUtensorMap &narrow, uint64_t *bar, task t,
                                                  int heads)
 {
-    int width = heads * E, col = t.head * E, row = t.image * KEYS;
+    int row = t.image * KEYS;
     mbar_expect(&bar[0], 2 * 128 * (WIDE + NARROW));
     mbar_expect(&bar[1], 128 * (WIDE + NARROW));
     mbar_expect(&bar[2], 2 * 128 * (WIDE + NARROW));
-    load_rows(smem + Q, smem + QX, wide, narrow, &bar[0], col, row + t.q0);
-    load_rows(smem + K, smem + KX, wide, narrow, &bar[0], col + width, row);
-    load_rows(smem + K + 128 * WIDE, smem + KX + 128 * NARROW, wide, narrow, &bar[1], col + width,
-              row + 128);
+    load_rows(smem + Q, smem + QX, wide, narrow, &bar[0], 0, t.head, heads, row + t.q0);
+    load_rows(smem + K, smem + KX, wide, narrow, &bar[0], 1, t.head, heads, row);
+    load_rows(smem + K + 128 * WIDE, smem + KX + 128 * NARROW, wide, narrow, &bar[1], 1, t.head,
+              heads, row + 128);
     for (int half = 0; half < 2; half++)
         load_rows(smem + V + half * 128 * WIDE, smem + VX + half * 128 * NARROW, wide, narrow,
-                  &bar[2], col + 2 * width, row + half * 128);
+                  &bar[2], 2, t.head, heads, row + half * 128);
 }
 
 __global__ void __launch_bounds__(THREADS, 1)

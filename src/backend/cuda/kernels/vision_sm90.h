@@ -71,7 +71,9 @@ cudaError_t vis90_fold(const void *w, const float *gamma, const float *beta, con
                        int bias_f32, float *wg, float *wb, int n, int k, cudaStream_t stream);
 
 /* attn_vision_sm90.cu: o = softmax(q·kᵀ · scale) · v inside each image and head, head size 72,
- * 256 tokens an image. qkv bf16 [images · 256, 3 · heads · 72], o bf16 [images · 256, heads · 72]. */
+ * 256 tokens an image. qkv bf16 [images · 256, 3 · heads · 72], o bf16 [images · 256, heads · 72].
+ * Heads are cut in two, so that rows of 128 bytes begin at a memory line: each of q, k, v is columns
+ * 0 … 63 of every head, then columns 64 … 71 of every head. o has its heads whole. */
 struct attn_vision90 {
     CUtensorMap wide, narrow; /* columns 0 … 63 and 64 … 71 of a head */
     void *o;
