@@ -533,7 +533,9 @@ int main(int argc, char **argv)
     check_attention(3, 16, 2.0f);
     check_attention(1, 2, 6.0f);
     check_attention(1, 1, 0.001f);
-    check_attention(9, 16, 2.0f); /* several tasks a CTA */
+    check_attention(5, 16, 2.0f); /* 256 queries a task; several tasks a CTA */
+    check_attention(9, 16, 2.0f);
+    check_attention(26, 16, 1.0f);
     for (int t = 0; t < vis90_tiles(); t++) {
         static const int edges[][3] = { { 1, 8, 72 },      { 128, 144, 64 },   { 129, 264, 200 },
                                         { 255, 712, 128 }, { 300, 1000, 840 }, { 257, 8, 1152 } };

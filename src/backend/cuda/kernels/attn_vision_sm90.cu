@@ -2,8 +2,9 @@
  * attn_vision_bf16_sm90: o = softmax(q·kᵀ·scale)·v inside an image and a head; head size 72, 256
  * tokens an image    bf16 in and out, f32 inside
  * Called by: vision attention (16 heads, 1 … 3 images a robot).
- * Tasks:     128 queries of one (image, head); a CTA takes one after another where there are more than
- *            processors, the next one's copies under this one's arithmetic (two buffers).
+ * Tasks:     128 queries of one (image, head); all 256 where the halves would not run at once, so that
+ *            keys and values are copied once. A CTA takes one task after another where there are more
+ *            than processors, the next one's copies under this one's arithmetic (two buffers).
  * Tiling:    64 queries a warpgroup, all 256 keys in shared memory: the
  *            whole row of scores lies in registers, so there is one pass and no rescaling. A head's 72
  *            columns are cut in two, because no swizzle fits 144 bytes; in memory too, so that no row of 128
@@ -16,8 +17,8 @@
  *            of 8 columns a step. Everything comes by tensor-map copies (cp.async costs 4 µs here).
  * Budget:    3 images: 0.9 GFLOP, 7 MB: a CTA needs 2432 tensor cycles and 2048 of exponentials, so
  *            latency decides; 5 µs.
- * Now:       5.7 µs a launch for 3 images, 5.5 for 2, 26.2 for 24, 195 for 192; check_vision_sm90 --bench,
- *            NVIDIA H200, 2026-11-22.
+ * Now:       5.3 µs a launch for 3 images, 5.0 for 2, 23.9 for 24, 159 for 192, in chains apart from each
+ *            other; check_vision_sm90 --bench, NVIDIA H200, 2026-11-22.
  * Rounding:  P to bf16, o to bf16. */
 #include "vision_sm90.h"
 #include "wgmma_sm90.cuh"
@@ -29,13 +30,20 @@ using namespace wg90;
 namespace
 {
 
-constexpr int E = 72, CHUNKS = E / 8, KEYS = 256, ROWS = 128, THREADS = 256;
+constexpr int E = 72, CHUNKS = E / 8, KEYS = 256, THREADS = 256;
 constexpr int WIDE = 64 * 2, NARROW = 8 * 2; /* bytes a row */
-/* Offsets in shared memory; the wide parts at multiples of 1024. */
-constexpr int Q = 0, K = Q + ROWS * WIDE, V = K + KEYS * WIDE;
-constexpr int QX = V + KEYS * WIDE, KX = QX + 2 * ROWS * NARROW, VX = KX + 2 * KEYS * NARROW;
-/* A task's; two of them, so that the next one's copies run under this one's arithmetic. */
-constexpr int BUFFER = (VX + KEYS * NARROW + 1023) / 1024 * 1024, SMEM = 2 * BUFFER + 64 + 1024;
+
+/* Offsets in shared memory for tasks of TURNS · 128 queries; the wide parts at multiples of 1024. Two
+ * buffers, so that the next task's copies run under this one's arithmetic. */
+template <int TURNS> struct layout {
+    static constexpr int rows = TURNS * 128;
+    static constexpr int q = 0, k = q + rows * WIDE, v = k + KEYS * WIDE;
+    static constexpr int qx = v + KEYS * WIDE, kx = qx + rows * NARROW, vx = kx + KEYS * NARROW;
+    static constexpr int buffer = vx + KEYS * NARROW;
+    static constexpr int zero = 2 * buffer; /* columns 72 … 79 of 128 rows */
+    static constexpr int bars = zero + 128 * NARROW, smem = bars + 64 + 1024;
+    static_assert(buffer % 1024 == 0 && smem <= 232448, "");
+};
 
 /* Matrix descriptor without swizzle: core matrices of 8 × 16 bytes; `lead` bytes between those that
  * follow each other along K, `stride` along M or N. */
@@ -56,30 +64,31 @@ static __device__ __forceinline__ void load_rows(unsigned char *wide, unsigned c
     tma_load_2d(narrow, &narrow_map, bar, col + heads * 64 + head * 8, row);
 }
 
-/* s[64 rows][128 keys] = q·kᵀ, committed as one group. k counts from the first of 128 keys. */
-static __device__ __forceinline__ void issue_scores(float (&s)[64], const unsigned char *smem,
-                                                    int group, int half)
+/* s[64 queries][128 keys] = q·kᵀ, committed as one group; q and k: wide and narrow rows. */
+static __device__ __forceinline__ void issue_scores(float (&s)[64], const unsigned char *q,
+                                                    const unsigned char *qx, const unsigned char *k,
+                                                    const unsigned char *kx,
+                                                    const unsigned char *zero)
 {
-    uint64_t q = desc_k128(smem + Q + group * 64 * WIDE);
-    uint64_t k = desc_k128(smem + K + half * 128 * WIDE);
-    uint32_t at = smem_u32(smem);
+    uint64_t dq = desc_k128(q), dk = desc_k128(k);
     wgmma_fence();
 #pragma unroll
     for (int kk = 0; kk < 4; kk++)
-        wgmma_ss_n128(s, q + 2 * kk, k + 2 * kk, kk);
-    wgmma_ss_n128(s, desc_plain(at + QX + group * 64 * NARROW, ROWS * NARROW, 128),
-                  desc_plain(at + KX + half * 128 * NARROW, KEYS * NARROW, 128), 1);
+        wgmma_ss_n128(s, dq + 2 * kk, dk + 2 * kk, kk);
+    wgmma_ss_n128(s, desc_plain(smem_u32(qx), (int)(zero - qx), 128),
+                  desc_plain(smem_u32(kx), (int)(zero - kx), 128), 1);
     wgmma_commit();
 }
 
 /* o += p·v over 128 keys. */
 static __device__ __forceinline__ void issue_values(float (&o)[32], float (&ox)[4],
                                                     const uint32_t (&p)[8][4],
-                                                    const unsigned char *smem, int half)
+                                                    const unsigned char *values,
+                                                    const unsigned char *narrow, int half)
 {
     /* V as it lies: the MN-major operand, groups of 8 keys 1024 (128) bytes apart */
-    uint64_t v = desc_k128(smem + V + half * 128 * WIDE);
-    uint64_t vx = desc_plain(smem_u32(smem) + VX + half * 128 * NARROW, 128, 128);
+    uint64_t v = desc_k128(values + half * 128 * WIDE);
+    uint64_t vx = desc_plain(smem_u32(narrow) + half * 128 * NARROW, 128, 128);
     wgmma_fence();
 #pragma unroll
     for (int kk = 0; kk < 8; kk++) {
@@ -112,59 +121,63 @@ static __device__ __forceinline__ void exponentials(uint32_t (&p)[8][4], float (
         }
 }
 
-/* Where task t lies: 128 queries of a head of an image. */
-struct task {
+/* Where task t lies. */
+template <int TURNS> struct task {
     int q0, head, image;
     __device__ __forceinline__ task(int t, int heads)
-        : q0(t % (KEYS / ROWS) * ROWS), head(t / (KEYS / ROWS) % heads),
-          image(t / (KEYS / ROWS) / heads)
+        : q0(t % (2 / TURNS) * 128), head(t / (2 / TURNS) % heads), image(t / (2 / TURNS) / heads)
     {
     }
 };
 
-/* Everything of a task, in the order of its use. */
-static __device__ __forceinline__ void load_task(unsigned char *smem, const CUtensorMap &wide,
-                                                 const CUtensorMap &narrow, uint64_t *bar, task t,
+/* Everything of a task, in the order of its use: q and keys 0 … 127, the other keys, values, the other q. */
+template <int TURNS>
+static __device__ __forceinline__ void load_task(unsigned char *to, const CUtensorMap &wide,
+                                                 const CUtensorMap &narrow, uint64_t *bar, int t,
                                                  int heads)
 {
-    int row = t.image * KEYS;
+    using L = layout<TURNS>;
+    task<TURNS> at(t, heads);
+    int row = at.image * KEYS;
     mbar_expect(&bar[0], 2 * 128 * (WIDE + NARROW));
     mbar_expect(&bar[1], 128 * (WIDE + NARROW));
     mbar_expect(&bar[2], 2 * 128 * (WIDE + NARROW));
-    load_rows(smem + Q, smem + QX, wide, narrow, &bar[0], 0, t.head, heads, row + t.q0);
-    load_rows(smem + K, smem + KX, wide, narrow, &bar[0], 1, t.head, heads, row);
-    load_rows(smem + K + 128 * WIDE, smem + KX + 128 * NARROW, wide, narrow, &bar[1], 1, t.head,
+    load_rows(to + L::q, to + L::qx, wide, narrow, &bar[0], 0, at.head, heads, row + at.q0);
+    load_rows(to + L::k, to + L::kx, wide, narrow, &bar[0], 1, at.head, heads, row);
+    load_rows(to + L::k + 128 * WIDE, to + L::kx + 128 * NARROW, wide, narrow, &bar[1], 1, at.head,
               heads, row + 128);
     for (int half = 0; half < 2; half++)
-        load_rows(smem + V + half * 128 * WIDE, smem + VX + half * 128 * NARROW, wide, narrow,
-                  &bar[2], 2, t.head, heads, row + half * 128);
+        load_rows(to + L::v + half * 128 * WIDE, to + L::vx + half * 128 * NARROW, wide, narrow,
+                  &bar[2], 2, at.head, heads, row + half * 128);
+    if (TURNS == 2) {
+        mbar_expect(&bar[3], 128 * (WIDE + NARROW));
+        load_rows(to + L::q + 128 * WIDE, to + L::qx + 128 * NARROW, wide, narrow, &bar[3], 0,
+                  at.head, heads, row + 128);
+    }
 }
 
+template <int TURNS>
 __global__ void __launch_bounds__(THREADS, 1)
     attn_vision_bf16_sm90(const __grid_constant__ CUtensorMap wide,
                           const __grid_constant__ CUtensorMap narrow, __nv_bfloat16 *out, int heads,
                           int tasks, float scale_log2)
 {
+    using L = layout<TURNS>;
     extern __shared__ unsigned char raw[];
-    unsigned char *smem = raw + (-smem_u32(raw) & 1023);
-    uint64_t *bar = (uint64_t *)(smem + 2 * BUFFER); /* q and first keys, other keys, values */
+    unsigned char *smem = raw + (-smem_u32(raw) & 1023), *zero = smem + L::zero;
+    uint64_t *bar = (uint64_t *)(smem + L::bars); /* four a buffer: load_task */
     int width = heads * E, group = (int)threadIdx.x / 128, warp = (int)threadIdx.x / 32;
     int lane = threadIdx.x % 32;
     if (threadIdx.x == 0) {
         prefetch_tensormap(&wide);
         prefetch_tensormap(&narrow);
-        for (int i = 0; i < 6; i++)
+        for (int i = 0; i < 8; i++)
             mbar_init(&bar[i], 1);
         fence_mbar_init();
         pdl_wait();
-        load_task(smem, wide, narrow, bar, task((int)blockIdx.x, heads), heads);
-    } else {
-        for (int r = (int)threadIdx.x - 1; r < 2 * (ROWS + KEYS); r += THREADS - 1) {
-            int in = r % (ROWS + KEYS); /* columns 72 … 79 */
-            *(uint4 *)(smem + r / (ROWS + KEYS) * BUFFER +
-                       (in < ROWS ? QX + (ROWS + in) * NARROW : KX + (KEYS + in - ROWS) * NARROW)) =
-                make_uint4(0, 0, 0, 0);
-        }
+        load_task<TURNS>(smem, wide, narrow, bar, (int)blockIdx.x, heads);
+    } else if (threadIdx.x >= 128) {
+        *(uint4 *)(zero + (threadIdx.x - 128) * NARROW) = make_uint4(0, 0, 0, 0);
         fence_proxy_async();
     }
     pdl_launch();
@@ -173,64 +186,108 @@ __global__ void __launch_bounds__(THREADS, 1)
     for (int t = (int)blockIdx.x, i = 0; t < tasks; t += (int)gridDim.x, i++) {
         /* The other buffer has been read by all: the barrier at the end of the turn before. */
         if (threadIdx.x == 0 && t + (int)gridDim.x < tasks)
-            load_task(smem + (i + 1) % 2 * BUFFER, wide, narrow, bar + (i + 1) % 2 * 3,
-                      task(t + (int)gridDim.x, heads), heads);
-        unsigned char *in = smem + i % 2 * BUFFER;
-        uint64_t *here = bar + i % 2 * 3;
+            load_task<TURNS>(smem + (i + 1) % 2 * L::buffer, wide, narrow, bar + (i + 1) % 2 * 4,
+                             t + (int)gridDim.x, heads);
+        unsigned char *in = smem + i % 2 * L::buffer;
+        uint64_t *here = bar + i % 2 * 4;
         uint32_t phase = (uint32_t)i / 2 & 1;
-        mbar_wait(&here[0], phase);
+#pragma unroll 1
+        for (int turn = 0; turn < TURNS; turn++) {
+            int row = turn * 128 + group * 64; /* of this group's queries in the buffer */
+            unsigned char *q = in + L::q + row * WIDE, *qx = in + L::qx + row * NARROW;
+            unsigned char *k = in + L::k, *kx = in + L::kx;
+            mbar_wait(&here[turn ? 3 : 0], phase);
 
-        float s[2][64], o[32], ox[4], m[2] = { -INFINITY, -INFINITY }, sum[2] = { 0.f, 0.f };
-        uint32_t p[2][8][4];
-        issue_scores(s[0], in, group, 0);
-        mbar_wait(&here[1], phase);
-        issue_scores(s[1], in, group, 1);
-        wgmma_wait<1>();
-        row_max(m, s[0]);
-        wgmma_wait<0>();
-        row_max(m, s[1]);
+            float s[2][64], o[32], ox[4], m[2] = { -INFINITY, -INFINITY }, sum[2] = { 0.f, 0.f };
+            uint32_t p[2][8][4];
+            issue_scores(s[0], q, qx, k, kx, zero);
+            mbar_wait(&here[1], phase);
+            issue_scores(s[1], q, qx, k + 128 * WIDE, kx + 128 * NARROW, zero);
+            wgmma_wait<1>();
+            row_max(m, s[0]);
+            wgmma_wait<0>();
+            row_max(m, s[1]);
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            m[h] = fmaxf(m[h], __shfl_xor_sync(~0u, m[h], 1));
-            m[h] = fmaxf(m[h], __shfl_xor_sync(~0u, m[h], 2)) * scale_log2;
-        }
-        exponentials(p[0], sum, s[0], m, scale_log2);
-        mbar_wait(&here[2], phase);
-        issue_values(o, ox, p[0], in, 0);
-        exponentials(p[1], sum, s[1], m, scale_log2);
-        issue_values(o, ox, p[1], in, 1);
-        float inv[2];
+            for (int h = 0; h < 2; h++) {
+                m[h] = fmaxf(m[h], __shfl_xor_sync(~0u, m[h], 1));
+                m[h] = fmaxf(m[h], __shfl_xor_sync(~0u, m[h], 2)) * scale_log2;
+            }
+            exponentials(p[0], sum, s[0], m, scale_log2);
+            mbar_wait(&here[2], phase);
+            issue_values(o, ox, p[0], in + L::v, in + L::vx, 0);
+            exponentials(p[1], sum, s[1], m, scale_log2);
+            issue_values(o, ox, p[1], in + L::v, in + L::vx, 1);
+            float inv[2];
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            sum[h] += __shfl_xor_sync(~0u, sum[h], 1);
-            sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
-            inv[h] = 1.0f / sum[h];
-        }
-        wgmma_wait<0>();
+            for (int h = 0; h < 2; h++) {
+                sum[h] += __shfl_xor_sync(~0u, sum[h], 1);
+                sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
+                inv[h] = 1.0f / sum[h];
+            }
+            wgmma_wait<0>();
 
-        /* A warp's 16 rows of 144 bytes through shared memory, where q was (and the first keys: all
-         * have been read by both). */
-        __syncthreads();
-        unsigned char *rows = in + warp * 16 * E * 2;
+            /* The group's rows leave through the place of its q, which all of it have read: columns
+             * 0 … 63 where the wide rows were, 16-byte pieces turned by the row, the others where the
+             * narrow ones were. */
+            bar_sync(1 + group, 128);
+            int r16 = warp % 4 * 16;
 #pragma unroll
-        for (int j = 0; j < CHUNKS; j++)
+            for (int h = 0; h < 2; h++) {
+                int r = lane / 4 + 8 * h;
 #pragma unroll
-            for (int h = 0; h < 2; h++)
-                *(uint32_t *)(rows + (lane / 4 + 8 * h) * E * 2 + j * 16 + lane % 4 * 4) =
-                    pack_bf16((j < 8 ? o[4 * j + 2 * h] : ox[2 * h]) * inv[h],
-                              (j < 8 ? o[4 * j + 2 * h + 1] : ox[2 * h + 1]) * inv[h]);
-        __syncwarp();
-        task at(t, heads);
-        __nv_bfloat16 *to =
-            out + ((size_t)at.image * KEYS + at.q0 + warp * 16) * width + (size_t)at.head * E;
-        for (int c = lane; c < 16 * CHUNKS; c += 32)
-            *(uint4 *)(to + (size_t)(c / CHUNKS) * width + c % CHUNKS * 8) =
-                *(const uint4 *)(rows + c * 16);
+                for (int j = 0; j < CHUNKS; j++) {
+                    uint32_t v =
+                        pack_bf16((j < 8 ? o[4 * (j % 8) + 2 * h] : ox[2 * h]) * inv[h],
+                                  (j < 8 ? o[4 * (j % 8) + 2 * h + 1] : ox[2 * h + 1]) * inv[h]);
+                    unsigned char *at =
+                        j < 8 ? q + (r16 + r) * WIDE + (j ^ r % 8) * 16 : qx + (r16 + r) * NARROW;
+                    *(uint32_t *)(at + lane % 4 * 4) = v;
+                }
+            }
+            __syncwarp();
+            task<TURNS> at(t, heads);
+            __nv_bfloat16 *to =
+                out + ((size_t)at.image * KEYS + at.q0 + row + r16) * width + (size_t)at.head * E;
+            for (int c = lane; c < 16 * CHUNKS; c += 32) {
+                int r = c / CHUNKS, j = c % CHUNKS;
+                *(uint4 *)(to + (size_t)r * width + j * 8) =
+                    *(const uint4 *)(j < 8 ? q + (r16 + r) * WIDE + (j ^ r % 8) * 16
+                                           : qx + (r16 + r) * NARROW);
+            }
+        }
         if (t + 2 * (int)gridDim.x < tasks) { /* copies come here in the next turn */
             fence_proxy_async();
             __syncthreads();
         }
     }
+}
+
+template <int TURNS>
+cudaError_t launch(const struct attn_vision90 *a, int n_sm, int pdl, cudaStream_t stream)
+{
+    cudaError_t e =
+        cudaFuncSetAttribute(attn_vision_bf16_sm90<TURNS>,
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, layout<TURNS>::smem);
+    if (e != cudaSuccess)
+        return e;
+    e = cudaFuncSetAttribute(attn_vision_bf16_sm90<TURNS>,
+                             cudaFuncAttributePreferredSharedMemoryCarveout, 100);
+    if (e != cudaSuccess)
+        return e;
+    cudaLaunchAttribute attr = {};
+    attr.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attr.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t cfg = {};
+    int tasks = 2 / TURNS * a->heads * a->images;
+    cfg.gridDim = dim3((unsigned)(tasks < n_sm ? tasks : n_sm));
+    cfg.blockDim = dim3(THREADS);
+    cfg.dynamicSmemBytes = layout<TURNS>::smem;
+    cfg.stream = stream;
+    cfg.attrs = &attr;
+    cfg.numAttrs = pdl ? 1 : 0;
+    return cudaLaunchKernelEx(&cfg, attn_vision_bf16_sm90<TURNS>, a->wide, a->narrow,
+                              (__nv_bfloat16 *)a->o, a->heads, tasks,
+                              a->scale * 1.4426950408889634f);
 }
 
 } // namespace
@@ -257,34 +314,21 @@ extern "C" CUresult attn_vision90_plan(struct attn_vision90 *a, tensor_map_encod
     return r;
 }
 
+extern "C" int attn_vision90_queries(int images, int heads, int n_sm)
+{
+    return 2 * images * heads <= n_sm ? 128 : 256;
+}
+
 extern "C" cudaError_t attn_vision90_launch(const struct attn_vision90 *a, int pdl,
                                             cudaStream_t stream)
 {
-    cudaError_t e = cudaFuncSetAttribute(attn_vision_bf16_sm90,
-                                         cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM);
-    if (e != cudaSuccess)
-        return e;
-    e = cudaFuncSetAttribute(attn_vision_bf16_sm90, cudaFuncAttributePreferredSharedMemoryCarveout,
-                             100);
-    if (e != cudaSuccess)
-        return e;
-    cudaLaunchAttribute attr = {};
-    attr.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attr.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t cfg = {};
-    int tasks = KEYS / ROWS * a->heads * a->images, device, n_sm;
-    e = cudaGetDevice(&device);
+    int device, n_sm;
+    cudaError_t e = cudaGetDevice(&device);
     if (e == cudaSuccess)
         e = cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, device);
     if (e != cudaSuccess)
         return e;
-    cfg.gridDim = dim3((unsigned)(tasks < n_sm ? tasks : n_sm));
-    cfg.blockDim = dim3(THREADS);
-    cfg.dynamicSmemBytes = SMEM;
-    cfg.stream = stream;
-    cfg.attrs = &attr;
-    cfg.numAttrs = pdl ? 1 : 0;
-    return cudaLaunchKernelEx(&cfg, attn_vision_bf16_sm90, a->wide, a->narrow,
-                              (__nv_bfloat16 *)a->o, a->heads, tasks,
-                              a->scale * 1.4426950408889634f);
+    return attn_vision90_queries(a->images, a->heads, n_sm) == 256
+               ? launch<2>(a, n_sm, pdl, stream)
+               : launch<1>(a, n_sm, pdl, stream);
 }

@@ -82,6 +82,8 @@ struct attn_vision90 {
 };
 CUresult attn_vision90_plan(struct attn_vision90 *a, tensor_map_encode_fn encode, const void *qkv,
                             void *o, int images, int heads, float scale);
+/* Queries of a head that a CTA takes at a time: 128 where all run at once, else all 256. Pure. */
+int attn_vision90_queries(int images, int heads, int n_sm);
 cudaError_t attn_vision90_launch(const struct attn_vision90 *a, int pdl, cudaStream_t stream);
 
 #ifdef __cplusplus
