@@ -81,6 +81,26 @@ __global__ void ref_norm(float *y, const float *x, const float *g, const float *
         y[(size_t)blockIdx.x * k + i] = (float)((in[i] - mean) * r * g[i] + b[i]);
 }
 
+/* What a kernel in front of a norm leaves: xg and the facts of each piece of a row, a thread a piece. */
+__global__ void ref_enter(bf16 *xg, struct vis90_parts to, const float *x, const float *gamma,
+                          int k)
+{
+    int first = threadIdx.x * to.width;
+    if ((int)threadIdx.x >= to.n)
+        return;
+    const float *v = x + (size_t)blockIdx.x * k + first;
+    double s = 0, m2 = 0;
+    for (int i = 0; i < to.width; i++)
+        s += v[i];
+    for (int i = 0; i < to.width; i++) {
+        m2 += (v[i] - s / to.width) * (v[i] - s / to.width);
+        xg[(size_t)blockIdx.x * k + first + i] = __float2bfloat16_rn(v[i] * gamma[first + i]);
+    }
+    float *part = to.part + ((size_t)blockIdx.x * VIS90_MAX_PARTS + threadIdx.x) * 2;
+    part[0] = (float)s;
+    part[1] = (float)m2;
+}
+
 /* out = act(y·wᵀ + bias); y float32 or bf16. */
 __global__ void ref_gemm(float *out, const float *y, const bf16 *y16, const bf16 *w,
                          const bf16 *bias, int n, int k, int gelu)
@@ -99,11 +119,11 @@ __global__ void ref_gemm(float *out, const float *y, const bf16 *y16, const bf16
 }
 
 __global__ void ref_add(float *x, float *xg, const float *acc, const float *bias,
-                        const float *gamma, int n)
+                        const float *gamma, float scale, int n)
 {
     for (int f = threadIdx.x; f < n; f += blockDim.x) {
         size_t i = (size_t)blockIdx.x * n + f;
-        x[i] += acc[i] + bias[f];
+        x[i] += scale != 0 ? scale * acc[i] : acc[i] + bias[f];
         xg[i] = x[i] * gamma[f];
     }
 }
@@ -202,7 +222,7 @@ static int part_width_of(int k)
     return k;
 }
 
-/* NORM, GELU, F32: x → enter → product, against LayerNorm and a plain product. */
+/* NORM, GELU, F32: x → xg, facts → product, against LayerNorm and a plain product. */
 static void check_norm(enum vis90_mode mode, int tile, int m, int n, int k, int ld)
 {
     float *x = make32((size_t)m * k, 1, 2.0f, 0.4f), *gamma = make32(k, 2, 0.5f, 1.0f);
@@ -231,7 +251,7 @@ static void check_norm(enum vis90_mode mode, int tile, int m, int n, int k, int 
         CK(cudaMemset(out, 0xFF, padded + n * elem));
         CK(cudaMemset(xg, 0xFF, (size_t)m * k * 2));
         CK(cudaMemset(part, 0xFF, (size_t)m * VIS90_MAX_PARTS * 8));
-        CK(vis90_enter(x, gamma, xg, g.parts, m, k, 1, 0));
+        ref_enter<<<m, VIS90_MAX_PARTS>>>(xg, g.parts, x, gamma, k);
         CK(vis90_gemm_launch(&g, 1, 0));
         CK(cudaMemcpy2D(dense, n * elem, out, ld * elem, n * elem, m, cudaMemcpyDeviceToDevice));
         got[run] = download(dense, bytes);
@@ -255,7 +275,8 @@ static void check_norm(enum vis90_mode mode, int tile, int m, int n, int k, int 
         cudaFree(dense);
 }
 
-static void check_add(int tile, int m, int n, int k, int ld)
+/* scale ≠ 0: and no bias, as the patches have it. */
+static void check_add(int tile, int m, int n, int k, int ld, float scale = 0)
 {
     size_t N = (size_t)m * n;
     float *x0 = make32(N, 1, 2.0f, 0.4f), *xr = make32(N, 1, 2.0f, 0.4f);
@@ -274,9 +295,10 @@ static void check_add(int tile, int m, int n, int k, int ld)
     CK(cudaMemset(rows, 0xFF, (size_t)m * ld * 2));
     CK(cudaMemcpy2D(rows, ld * 2, in, k * 2, k * 2, m, cudaMemcpyDeviceToDevice));
     ref_gemm<<<dim3((n + 127) / 128, m), 128>>>(acc, NULL, in, w, NULL, n, k, 0);
-    ref_add<<<m, 128>>>(xr, xgr, acc, bias, gamma, n);
+    ref_add<<<m, 128>>>(xr, xgr, acc, bias, gamma, scale, n);
     struct vis90_gemm g = {};
-    g.mode = VIS90_ADD, g.tile = tile, g.m = m, g.n = n, g.k = k, g.a = bias, g.b = gamma;
+    g.mode = VIS90_ADD, g.tile = tile, g.m = m, g.n = n, g.k = k, g.b = gamma;
+    g.a = scale != 0 ? NULL : bias, g.scale = scale;
     g.y = xg, g.x = x, g.ldx = ld == k ? 0 : ld;
     g.parts.part = part;
     g.parts.width = vis90_part_width(tile);
@@ -546,6 +568,7 @@ int main(int argc, char **argv)
                 int w = D, tile = atoi(vis90_tile_name(t) + 4); /* "128xT …" */
                 check_add(t, 768, w, F, 4352);
                 check_add(t, 512, w, D, D);
+                check_add(t, 768, w, 592, 592, 2 / 255.f);
                 check_add(t, 1, w, 136, 136);
                 check_add(t, 129, w, 200, 200);
                 check_add(t, 300, 3 * tile, 456, 456);

@@ -761,8 +761,8 @@ static int cuda_kernel(void *self, int i, struct pi0_kernel_choice *out)
         return 0;
     *out = list[i];
     int fused = c->choice.vision_sm90 && V <= CU_VISION_FUSED_ROWS;
-    const char *name = fused && (i == 1 || i >= 3) && i < 6 ? "vision_bf16_sm90"
-                       : i == 2 ? cu_attn_kernel_name(c->choice.attn_vision)
+    const char *name = fused && i != 2 && i < 6 ? "vision_bf16_sm90"
+                       : i == 2                 ? cu_attn_kernel_name(c->choice.attn_vision)
                        : i == 6 && c->choice.qkv_sm90 && qkv90_tile_tokens(P, d->heads, c->dev.n_sm)
                            ? "qkv_bf16_sm90"
                        : i == 7                         ? cu_attn_kernel_name(c->choice.attn_prefix)

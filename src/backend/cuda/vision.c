@@ -8,6 +8,8 @@
 
 #include <math.h>
 
+#define PIXEL_SCALE (2.0f / 255.0f) /* of the products of patches */
+
 /* pdl: the kernels before and after are launched programmatically. */
 static pi0_status vision_attention(struct cuda_engine *c, int images, int pdl,
                                    struct pi0_error *err)
@@ -122,7 +124,7 @@ static struct vis90_gemm fused_add(const struct cuda_engine *c, int M, int k, co
                                 .x = c->b.vx };
 }
 
-/* Five kernels a layer, and the projector; each launched before the one in front has ended
+/* The product of the patches, five kernels a layer, and the projector; each launched before the one in front has ended
  * (programmatic dependent launch): it waits by itself for what it reads. */
 static pi0_status fused_layers(struct cuda_engine *c, int images, int M, struct pi0_error *err)
 {
@@ -130,8 +132,10 @@ static pi0_status fused_layers(struct cuda_engine *c, int images, int M, struct 
     const struct cu_buffers *b = &c->b;
     int D = d->vision_width, F = d->vision_mlp_dim, L = d->vision_depth;
     int ld = CU_VISION_MLP_LD(F);
-    struct vis90_parts parts = parts_of(c, 64);
-    CU_TRY(vis90_enter(b->vx, c->w.vision[0].ln1_g, b->vh, parts, M, D, 1, c->dev.stream), err);
+    struct vis90_gemm patches = fused_add(c, M, c->k_pad, NULL, c->w.vision[0].ln1_g);
+    patches.scale = PIXEL_SCALE;
+    TRY(fused_run(c, &patches, b->patches, c->w.patch_w, err));
+    struct vis90_parts parts = patches.parts;
     for (int l = 0; l < L; l++) {
         const struct cu_vision_layer *w = &c->w.vision[l], *after = w + 1;
         struct vis90_gemm qkv =
@@ -176,12 +180,12 @@ pi0_status vision_enqueue(struct cuda_engine *c, const struct cu_key *k, struct 
                             .x = b->vx,
                             .width = D };
     CU_TRY(cu_patches(&p, s), err);
-    TRY(cu_matmul(c,
-                  cu_scaled(cu_add(cu_product(M, D, c->k_pad, b->patches, c->w.patch_w, b->vx)),
-                            2.0f / 255.0f),
-                  err));
     if (c->choice.vision_sm90 && M <= CU_VISION_FUSED_ROWS)
         return fused_layers(c, k->images, M, err);
+    TRY(cu_matmul(
+        c,
+        cu_scaled(cu_add(cu_product(M, D, c->k_pad, b->patches, c->w.patch_w, b->vx)), PIXEL_SCALE),
+        err));
     TRY(plain_layers(c, k->images, M, err));
     cu_mark(c, CU_OP_REST, "");
     CU_TRY(cu_layernorm(b->vx, c->w.post_g, c->w.post_b, b->vh, M, D, s), err);

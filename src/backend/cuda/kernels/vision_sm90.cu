@@ -54,7 +54,7 @@ struct args {
     float *part;
     const float *a, *b;
     void *y;
-    float *x;
+    float *x, scale;
 };
 
 /* No clobber of memory, so that loads pass it: a barrier stands before what it wrote is read. */
@@ -170,7 +170,7 @@ static __device__ __forceinline__ void gather_vectors(const args &g, const place
     for (int j = 0; j < N; j++) { /* all loads before the first use: they come from memory */
         int c = i + j * HELPERS, f = p.feature0 + c;
         int in = c < T && f < g.n;
-        a[j] = in ? g.a[f] : 0.f;
+        a[j] = in && g.a ? g.a[f] : 0.f;
         b[j] = in ? g.b[f] : 0.f;
     }
 #pragma unroll
@@ -419,11 +419,11 @@ static __device__ __forceinline__ void load_old(float2 (&x)[W / 4], const unsign
                 *(const float2 *)(old + j / 2 * OLD_PANEL + h * 8 * 64 + j % 2 * 32);
 }
 
-/* x += the sums of this CTA's columns + bias, then what the others sent, in their order. */
+/* x += scale · the sums of this CTA's columns + bias, then what the others sent, in their order. */
 template <int T, int KS>
 static __device__ __forceinline__ void add_sums(float2 (&x)[T / KS / 4], const float (&d)[T / 2],
                                                 const float *vab, const unsigned char *parts,
-                                                uint64_t *parts_here, const place &p)
+                                                uint64_t *parts_here, float scale, const place &p)
 {
     constexpr int W = T / KS;
 #pragma unroll
@@ -432,10 +432,10 @@ static __device__ __forceinline__ void add_sums(float2 (&x)[T / KS / 4], const f
 #pragma unroll
             for (int j = 0; j < W / 8; j++) {
                 float4 c = ((const float4 *)vab)[4 * j + threadIdx.x % 4];
-                x[j].x += d[o * W / 2 + 4 * j] + c.x;
-                x[j].y += d[o * W / 2 + 4 * j + 1] + c.y;
-                x[W / 8 + j].x += d[o * W / 2 + 4 * j + 2] + c.x;
-                x[W / 8 + j].y += d[o * W / 2 + 4 * j + 3] + c.y;
+                x[j].x += fmaf(d[o * W / 2 + 4 * j], scale, c.x);
+                x[j].y += fmaf(d[o * W / 2 + 4 * j + 1], scale, c.y);
+                x[W / 8 + j].x += fmaf(d[o * W / 2 + 4 * j + 2], scale, c.x);
+                x[W / 8 + j].y += fmaf(d[o * W / 2 + 4 * j + 3], scale, c.y);
             }
     if (KS == 1)
         return;
@@ -446,10 +446,10 @@ static __device__ __forceinline__ void add_sums(float2 (&x)[T / KS / 4], const f
 #pragma unroll
         for (int j = 0; j < W / 8; j++) {
             float4 t = at[(s * (W / 8) + j) * 256];
-            x[j].x += t.x;
-            x[j].y += t.y;
-            x[W / 8 + j].x += t.z;
-            x[W / 8 + j].y += t.w;
+            x[j].x = fmaf(t.x, scale, x[j].x);
+            x[j].y = fmaf(t.y, scale, x[j].y);
+            x[W / 8 + j].x = fmaf(t.z, scale, x[W / 8 + j].x);
+            x[W / 8 + j].y = fmaf(t.w, scale, x[W / 8 + j].y);
         }
 }
 
@@ -574,7 +574,7 @@ __global__ void __launch_bounds__(THREADS, 1)
             int old = (n + warp / 4) % S::stages, after = n % S::stages;
             mbar_wait(&full[old], (uint32_t)((n + warp / 4) / S::stages) & 1);
             load_old<W>(x, ring + old * S::stage_bytes);
-            add_sums<T, KS>(x, d, vab + p.kt * W * 2, parts, parts_here, p);
+            add_sums<T, KS>(x, d, vab + p.kt * W * 2, parts, parts_here, g.scale, p);
             int out = after == S::stages - 1 ? 1 : after >= OUT ? 0 : after + 2;
             store_add<W>(x, vab + p.kt * W * 2, g, p.token0 + warp * 16, p.feature0 + p.kt * W,
                          ring + out * S::stage_bytes);
@@ -592,55 +592,7 @@ __global__ void __launch_bounds__(THREADS, 1)
      * only to producers that wait for them. */
 }
 
-/* ---------------------------------------------------------------- around the layers */
-
-/* A block a row: parts of at most 64 columns and xg. All of x is loaded before the first sum. */
-constexpr int ENTER_PARTS = VIS90_MAX_PARTS / 4; /* of a warp */
-__global__ void __launch_bounds__(128)
-    vision_enter_sm90(const float *x, const float *gamma, __nv_bfloat16 *xg, float *part, int width,
-                      int parts, int part_width)
-{
-    pdl_launch();
-    int row = blockIdx.x, warp = (int)threadIdx.x / 32, lane = threadIdx.x % 32;
-    float v[ENTER_PARTS][2], g[ENTER_PARTS][2];
-#pragma unroll
-    for (int pass = 0; pass < 2; pass++) { /* gains before the wait */
-        if (pass)
-            pdl_wait();
-#pragma unroll
-        for (int i = 0; i < ENTER_PARTS; i++)
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                int p = warp + 4 * i, c = lane + 32 * h, at = p * part_width + c;
-                int in = p < parts && c < part_width;
-                if (pass)
-                    v[i][h] = in ? __ldcg(x + (size_t)row * width + at) : 0.f;
-                else
-                    g[i][h] = in ? gamma[at] : 0.f;
-            }
-    }
-#pragma unroll
-    for (int i = 0; i < ENTER_PARTS; i++) {
-        int p = warp + 4 * i;
-        float sum = v[i][0] + v[i][1], m2 = 0.f;
-        for (int k = 16; k > 0; k /= 2)
-            sum += __shfl_xor_sync(~0u, sum, k);
-        float mean = sum / (float)part_width;
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            int c = lane + 32 * h;
-            if (p < parts && c < part_width) {
-                m2 += (v[i][h] - mean) * (v[i][h] - mean);
-                xg[(size_t)row * width + p * part_width + c] =
-                    __float2bfloat16_rn(v[i][h] * g[i][h]);
-            }
-        }
-        for (int k = 16; k > 0; k /= 2)
-            m2 += __shfl_xor_sync(~0u, m2, k);
-        if (lane == 0 && p < parts)
-            *(float2 *)(part + ((size_t)row * VIS90_MAX_PARTS + p) * 2) = make_float2(sum, m2);
-    }
-}
+/* ---------------------------------------------------------------- once a weight */
 
 /* A warp a feature. */
 __global__ void __launch_bounds__(256)
@@ -721,6 +673,7 @@ cudaError_t launch(const struct vis90_gemm *g, int pdl, cudaStream_t stream)
     a.b = g->b;
     a.y = g->y;
     a.x = g->x;
+    a.scale = g->scale != 0.f ? g->scale : 1.f;
     cudaLaunchAttribute attr[2] = {};
     attr[0].id = cudaLaunchAttributeClusterDimension;
     attr[0].val.clusterDim.x = S::ctas;
@@ -831,25 +784,6 @@ extern "C" cudaError_t vis90_gemm_launch(const struct vis90_gemm *g, int pdl, cu
     case VIS90_F32: return dispatch<VIS90_F32>(g, pdl, s);
     }
     return cudaErrorInvalidValue;
-}
-
-extern "C" cudaError_t vis90_enter(const float *x, const float *gamma, void *xg,
-                                   struct vis90_parts parts, int rows, int width, int pdl,
-                                   cudaStream_t stream)
-{
-    if (parts.width > 64)
-        return cudaErrorInvalidValue;
-    cudaLaunchAttribute attr = {};
-    attr.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attr.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t cfg = {};
-    cfg.gridDim = dim3((unsigned)rows);
-    cfg.blockDim = dim3(128);
-    cfg.stream = stream;
-    cfg.attrs = &attr;
-    cfg.numAttrs = pdl ? 1 : 0;
-    return cudaLaunchKernelEx(&cfg, vision_enter_sm90, x, gamma, (__nv_bfloat16 *)xg, parts.part,
-                              width, parts.n, parts.width);
 }
 
 extern "C" cudaError_t vis90_fold(const void *w, const float *gamma, const float *beta,

@@ -23,7 +23,7 @@ extern "C" {
 enum vis90_mode {
     VIS90_NORM = 0, /* y = bf16(norm)                      QKV */
     VIS90_GELU = 1, /* y = bf16(gelu_tanh(norm))           fc1 */
-    VIS90_ADD = 2,  /* x += acc + bias; xg, part of new x  o, fc2 */
+    VIS90_ADD = 2,  /* x += acc + bias; xg, part of new x  o, fc2, patches */
     VIS90_F32 = 3   /* yf = norm, float32                  projector */
 };
 
@@ -43,9 +43,11 @@ struct vis90_gemm {
     int ldx, ldw,
         ldy; /* values between rows of xin, w, y; 0: none but the row's. Not for ADD's y */
     struct vis90_parts parts; /* NORM, GELU, F32: of the input rows. ADD: of x, written */
-    const float *a, *b; /* [N]. NORM, GELU, F32: Wγ, Wβ + bias. ADD: bias, γ of the next norm */
-    void *y;            /* NORM, GELU: bf16 [m, N]. F32: float32 [m, N]. ADD: xg bf16 [m, N] */
-    float *x;           /* ADD: [m, N], read and written */
+    const float *a,
+        *b;      /* [N]. NORM, GELU, F32: Wγ, Wβ + bias. ADD: bias or NULL, γ of the next norm */
+    void *y;     /* NORM, GELU: bf16 [m, N]. F32: float32 [m, N]. ADD: xg bf16 [m, N] */
+    float *x;    /* ADD: [m, N], read and written */
+    float scale; /* ADD: of acc; 0: none */
 };
 
 /* The tile that wastes least time on n_sm processors, and the width of the parts it writes. Pure;
@@ -61,10 +63,6 @@ int vis90_tile_has(int tile, enum vis90_mode mode);
 CUresult vis90_gemm_plan(struct vis90_gemm *g, tensor_map_encode_fn encode, const void *xin,
                          const void *w);
 cudaError_t vis90_gemm_launch(const struct vis90_gemm *g, int pdl, cudaStream_t stream);
-
-/* xg and parts of x [rows, width] for the first norm. */
-cudaError_t vis90_enter(const float *x, const float *gamma, void *xg, struct vis90_parts parts,
-                        int rows, int width, int pdl, cudaStream_t stream);
 
 /* wg[n] = Σ_k w[n,k] γ[k], wb[n] = Σ_k w[n,k] β[k] + bias[n]; w, bias bf16 (bias_f32: float32). */
 cudaError_t vis90_fold(const void *w, const float *gamma, const float *beta, const void *bias,
