@@ -124,8 +124,8 @@ static struct vis90_gemm fused_add(const struct cuda_engine *c, int M, int k, co
                                 .x = c->b.vx };
 }
 
-/* The product of the patches, five kernels a layer, and the projector; each launched before the one in front has ended
- * (programmatic dependent launch): it waits by itself for what it reads. */
+/* The product of the patches, five kernels a layer, and the projector; each launched before the one in
+ * front has ended (programmatic dependent launch): it waits by itself for what it reads. */
 static pi0_status fused_layers(struct cuda_engine *c, int images, int M, struct pi0_error *err)
 {
     const struct pi0_dims *d = &c->plan.dims;
