@@ -133,6 +133,8 @@ static void picks(void **state)
     struct cu_facts h200 = { 90, 132, 232448 }, a100 = { 80, 108, 166912 };
     assert_int_equal(cu_gemm_pick(&h200, 1, 6144, 3456, 1152), 5);
     assert_int_equal(cu_gemm_pick(&h200, 1, 6145, 3456, 1152), 0);
+    assert_int_equal(cu_gemm_pick(&h200, 0, 6336, 2048, 16384), 1);
+    assert_int_equal(cu_gemm_pick(&h200, 0, 788, 2048, 2048), 0);
     assert_int_equal(cu_gemm_pick(&a100, 1, 6144, 3456, 1152), 0);
     /* fc1 with its rows of zeros, where they were measured to help */
     assert_int_equal(cu_padded_rows(&h200, 6144, 4304, 4352, 1152), 4352);

@@ -93,17 +93,33 @@ int cu_split_k(const struct cu_facts *f, int m, int n, int k)
 }
 
 /* Where another candidate than the first was faster on an H200 by 3 µs or more, bench_gemm over the
- * vision tower's products at batches of 2 … 64 samples with three images. n = 4352: fc1 with its rows
- * of zeros. */
+ * products of batches of 2 … 64 samples with three images. n = 4352: fc1 with its rows of zeros. */
 static int measured_pick(int m, int n, int k)
 {
     static const struct {
         int m, n, k, pick;
     } measured[] = {
-        { 1536, 1152, 4304, 1 },  { 3072, 1152, 1152, 1 },  { 6144, 1152, 1152, 3 },
-        { 3072, 4352, 1152, 6 },  { 6144, 3456, 1152, 5 },  { 6144, 4352, 1152, 6 },
-        { 12288, 3456, 1152, 7 }, { 12288, 1152, 1152, 5 }, { 12288, 4304, 1152, 1 },
-        { 24576, 1152, 1152, 7 }, { 49152, 1152, 1152, 7 },
+        { 1536, 1152, 4304, 1 },
+        { 3072, 1152, 1152, 1 },
+        { 6144, 1152, 1152, 3 },
+        { 3072, 4352, 1152, 6 },
+        { 6144, 3456, 1152, 5 },
+        { 6144, 4352, 1152, 6 },
+        { 12288, 3456, 1152, 7 },
+        { 12288, 1152, 1152, 5 },
+        { 12288, 4304, 1152, 1 },
+        { 24576, 1152, 1152, 7 },
+        { 49152, 1152, 1152, 7 },
+        /* the prefix's qkv, o and down, 8 … 64 samples of 788 rows */
+        { 6336, 2560, 2048, 4 },
+        { 6336, 2048, 2048, 3 },
+        { 6336, 2048, 16384, 1 },
+        { 12672, 2560, 2048, 6 },
+        { 12672, 2048, 2048, 6 },
+        { 25344, 2560, 2048, 6 },
+        { 25344, 2048, 2048, 6 },
+        { 50688, 2560, 2048, 7 },
+        { 50688, 2048, 2048, 7 },
     };
     for (size_t i = 0; i < sizeof measured / sizeof measured[0]; i++)
         if (measured[i].m == m && measured[i].n == n && measured[i].k == k)
