@@ -108,6 +108,8 @@ static void prefix(int m)
 {
     product("prefix qkv", CU_GEMM_BF16_F32, m, 2560, 2048, 0, 0.0f, CU_ACT_NONE);
     product("prefix o", CU_GEMM_BF16_F32, m, 2048, 2048, 0, 1.0f, CU_ACT_NONE);
+    if ((size_t)m * 32768 * 2 > OUT) /* the engine takes an MLP of so many rows in pieces */
+        return;
     product("prefix gate-up", CU_GEMM_BF16_BF16, m, 32768, 2048, 0, 0.0f, CU_ACT_NONE);
     product("prefix down", CU_GEMM_BF16_F32, m, 2048, 16384, 0, 1.0f, CU_ACT_NONE);
     for (parts = 2; parts <= 8; parts *= 2) {
