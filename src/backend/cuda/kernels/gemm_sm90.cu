@@ -17,7 +17,8 @@
  * Budget:    M = 788: 105.8 GFLOP, 134 MB of weights → bound by arithmetic: 137 µs at 773 TFLOP/s.
  * Now:       M = 788: 134 µs in a call (787 TFLOP/s, GeGLU in it; CUPTI). Launches back to back over six
  *            weight sets: 536: 97, 792: 136, 968: 171; cuBLASLt without the GeGLU 94, 136, 166
- *            (bench_gemm). NVIDIA H200, 2026-11-22.
+ *            (bench_gemm). 16384 rows back to back 3.09 … 3.21 ms (T = 168; 3.44 … 3.51 in one group).
+ *            NVIDIA H200, 2026-11-22.
  * Rounding:  one, at the store; gelu in float32 through exp. */
 #include "gemm_sm90.h"
 #include "wgmma_sm90.cuh"
