@@ -24,7 +24,7 @@ for part in ${PARTS:-latency batch kernels report}; do
     latency) bench $named --n 300 --warmup 20 --json --append "$kept.jsonl" ;;
     batch)
         bench pi0-788 --batch 2,4,8,16,32,64 --n 200 --warmup 3 --json --append "$kept.jsonl"
-        bench pi0-788 --batch 128 --n 50 --warmup 2 --json --append "$kept.jsonl"
+        bench pi0-788 --batch 128 --n 20 --warmup 2 --json --append "$kept.jsonl"
         ;;
     kernels)
         # the last run's rows alone: a table has one row a shape
@@ -33,7 +33,7 @@ for part in ${PARTS:-latency batch kernels report}; do
         bench pi0-788 --kernels --batch 8 --json --append "$kept.kernels.jsonl"
         ;;
     report)
-        bench $named --blocks 5 --block-seconds 0.4 --load-seconds 3 --report build/gpu-report
+        bench $named --blocks 5 --block-seconds 0.4 --load-seconds 1.5 --report build/gpu-report
         cp build/gpu-report/report.json "$kept.report.json"
         for chart in build/gpu-report/*.svg; do
             cp "$chart" "docs/benchmark/$device-${chart##*/}"
