@@ -442,11 +442,10 @@ static bool check(const struct run_case &c, int nl)
         rel(&v[0], &rv[0], n), same ? "same bits" : "RUNS DIFFER", rec ? "" : ", RECORD DIFFERS",
         status ? ", GAVE UP" : "");
     if (nl == 1 && c.steps == 1 && !ok) { /* what is left in the exchange buffers tells the stage */
-        int n8 = n8_of(&r.a.shape);
-        struct ws w = ws_of(n8, nl);
+        struct ws w = ws_of(nl);
         auto cmp = [&](const char *name, size_t off, const std::vector<float> &ref, int K,
                        int inst) {
-            std::vector<uint16_t> b((size_t)n8 * 8 * K);
+            std::vector<uint16_t> b((size_t)T16 * K);
             CK(cudaMemcpy(b.data(), (uint8_t *)r.a.workspace + off, b.size() * 2,
                           cudaMemcpyDeviceToHost));
             std::vector<float> gain(W, 0.f), got(ref.size()), want(ref.size());
@@ -454,7 +453,7 @@ static bool check(const struct run_case &c, int nl)
                 gain = fetch(c.pi05 ? M.mod + (size_t)inst * 3 * W : M.gain + inst * W, W);
             for (int m = 0; m < c.T; m++)
                 for (int k = 0; k < K; k++) {
-                    size_t o = ((k >> 5) * n8 + (m >> 3)) * 256 +
+                    size_t o = ((k >> 5) * N8 + (m >> 3)) * 256 +
                                ((m & 7) * 4 + ((k >> 3) & 3)) * 8 + (k & 7);
                     uint32_t u = (uint32_t)b[o] << 16;
                     memcpy(&got[m * K + k], &u, 4);
@@ -559,13 +558,13 @@ int main(int argc, char **argv)
     const bool all = !strcmp(mode, "all");
     if (all || !strcmp(mode, "check")) {
         static const struct run_case cases[] = {
-            { 0, 10, 532, 10 }, { 0, 10, 788, 10 }, { 0, 50, 788, 10 }, { 0, 50, 816, 3 },
-            { 1, 10, 712, 10 }, { 1, 50, 968, 10 }, { 1, 50, 712, 3 },  { 0, 1, 532, 3 },
-            { 0, 13, 533, 3 },  { 0, 15, 816, 3 },  { 0, 16, 1023, 3 }, { 1, 16, 1024, 3 },
-            { 1, 17, 5, 2 },    { 1, 56, 1000, 2 }, { 0, 55, 1, 2 },    { 0, 33, 256, 2 },
+            { 0, 10, 532, 10 }, { 0, 10, 788, 10 }, { 1, 10, 712, 10 }, { 1, 10, 968, 10 },
+            { 0, 1, 532, 3 },   { 0, 13, 533, 3 },  { 0, 15, 816, 3 },  { 0, 15, 1023, 3 },
+            { 1, 16, 1024, 3 }, { 1, 16, 5, 2 },    { 1, 1, 1, 2 },     { 0, 15, 1, 2 },
+            { 0, 8, 16, 2 },    { 0, 7, 256, 2 },   { 1, 9, 271, 2 },
         };
-        for (int i = 0; i < 4; i++) /* one layer, one step first: a mistake shows where it is */
-            check({ i & 1, i & 2 ? 50 : 10, 532, 1 }, 1);
+        for (int i = 0; i < 2; i++) /* one layer, one step first: a mistake shows where it is */
+            check({ i, 10, 532, 1 }, 1);
         check({ 0, 10, 532, 2 }, 2);
         for (const auto &c : cases)
             check(c, L);
@@ -574,22 +573,16 @@ int main(int argc, char **argv)
         for (int i = 0; i < 2; i++) {
             bench({ 0, 10, 532, 10 }, "pi0 H=10, 533 keys");
             bench({ 0, 10, 788, 10 }, "pi0 H=10, 789 keys");
-            bench({ 0, 50, 798, 10 }, "pi0 H=50, 799 keys");
             bench({ 1, 10, 968, 10 }, "pi05 H=10, 968 keys");
-            bench({ 1, 50, 968, 10 }, "pi05 H=50, 968 keys");
         }
     if (!strcmp(mode, "quick")) {
         check({ 0, 10, 532, 3 }, L);
-        check({ 1, 50, 788, 2 }, L);
-        for (int i = 0; i < 2; i++) {
+        check({ 1, 10, 788, 2 }, L);
+        for (int i = 0; i < 2; i++)
             bench({ 0, 10, 788, 10 }, "pi0 H=10, 789 keys");
-            bench({ 0, 50, 798, 10 }, "pi0 H=50, 799 keys");
-        }
     }
-    if (all || !strcmp(mode, "stamps")) {
+    if (all || !strcmp(mode, "stamps"))
         stamps({ 0, 10, 788, 10 }, "pi0 H=10, 789 keys", 100);
-        stamps({ 0, 50, 788, 10 }, "pi0 H=50, 789 keys", 100);
-    }
     printf("%d passed, %d failed, 0 skipped\n", passed, failed);
     return failed != 0;
 }

@@ -39,10 +39,9 @@
  * and v then stay behind the prefix keys for the later steps (docs/model.md §9, item 4).
  *
  * Same inputs, same bits: every sum has a fixed order.
- * The engine takes it for one sample of up to 15 actions (cu_loop_batch); with more, suffix_sm90's
- * chain is faster, and the wide form here is what it is measured against.
+ * For one sample of up to 15 actions (cu_loop_batch); with more, suffix_sm90's chain is faster.
  * Shape: 10 steps × 18 layers of 34.6 MB of bf16 weights; floor 1.36 ms at 4.6 TB/s.
- * Now: 2.94 ms for 10 actions on 533 keys, 6.24 for 50 on 799 (check_denoise_sm90 bench, NVIDIA H200,
+ * Now: 2.96 ms for 10 actions on 533 keys, 3.02 on 789 (check_denoise_sm90 bench, NVIDIA H200,
  * 2026-11-22); where it goes is in docs/worklog-denoise.md.
  * Rounding: residual, softmax, norms, Euler in f32; products take bf16(x·gain), 1/rms on their
  * result (docs/numerics.md); exchanged activations bf16, attention partials f32. */
@@ -82,16 +81,16 @@ struct params {
     int prof_layer;
 };
 
-template <int N8> struct smem {
+struct smem {
     alignas(128) uint8_t ring[NS * SLOT];
-    alignas(16) bf16 pr[N8 * 8 * PR_LD]; /* probabilities [token][key] */
-    alignas(16) float xch[8 * N8 * 8];   /* the peer's sums of this CTA's rows: [row][token] */
-    alignas(16) float ssq[WARPS * t8p_of(N8)];
-    float res[8 * N8 * 8];               /* residual of this CTA's rows: [row][token] */
-    alignas(16) float xs[N8 * 8 * A];    /* Euler state, the same in every CTA */
-    alignas(16) float inw[8 * A];        /* in_w of this CTA's rows */
-    alignas(16) float2 rope[N8 * 8 * 8]; /* cos, sin [token][dim of the q tile] */
-    float state[8];                      /* the state token's rows before layer 0 */
+    alignas(16) bf16 pr[T16 * PR_LD]; /* probabilities [token][key] */
+    alignas(16) float xch[8 * T16];   /* the peer's sums of this CTA's rows: [row][token] */
+    alignas(16) float ssq[WARPS * T16];
+    float res[8 * T16];               /* residual of this CTA's rows: [row][token] */
+    alignas(16) float xs[T16 * A];    /* Euler state, the same in every CTA */
+    alignas(16) float inw[8 * A];     /* in_w of this CTA's rows */
+    alignas(16) float2 rope[T16 * 8]; /* cos, sin [token][dim of the q tile] */
+    float state[8];                   /* the state token's rows before layer 0 */
     uint64_t full[NS], empty[NS], xbar, ev[3], done[3];
 };
 
@@ -104,9 +103,8 @@ __device__ __forceinline__ int kv_tile(int cta)
 }
 
 /* One computing warp's view. */
-template <int N8> struct ctx {
-    static constexpr int ROUNDS = (2 * N8 + 7) / 8;
-    smem<N8> *sm;
+struct ctx {
+    smem *sm;
     int tid, warp, lane, g, t, cta, rank;
     int s; /* ring position: slot (even) and parity */
     uint32_t ph;
@@ -181,9 +179,8 @@ __device__ __forceinline__ float gelu(float z)
 __device__ __forceinline__ float silu(float z) { return z / (1.f + __expf(-z)); }
 
 /* Four blocks of 32 k from B order. Returns the largest word of real tokens: ~0 if one is empty. */
-template <int N8>
-__device__ __forceinline__ uint32_t load_b(uint4 (&b)[4][N8], const bf16 *src, int T,
-                                           const ctx<N8> &c, int mask = 3)
+__device__ __forceinline__ uint32_t load_b(uint4 (&b)[4][N8], const bf16 *src, int T, const ctx &c,
+                                           int mask = 3)
 {
     uint32_t m = 0;
     src += c.lane * 8;
@@ -200,36 +197,27 @@ __device__ __forceinline__ uint32_t load_b(uint4 (&b)[4][N8], const bf16 *src, i
             m = max4(m, b[kb][n]);
     return m;
 }
-/* The same until none is empty; block kb at kb & mask. Polling loads the very L2 slices that the data
- * has to reach: with many tokens 16 bytes of one token from every 8 k (a CTA's share at least) are
- * polled first. */
-template <int N8>
-__device__ __forceinline__ void poll_b(uint4 (&b)[4][N8], const bf16 *src, int mask, int T,
-                                       ctx<N8> &c)
+/* The same until none is empty; block kb at kb & mask. */
+__device__ __forceinline__ void poll_b(uint4 (&b)[4][N8], const bf16 *src, int mask, int T, ctx &c)
 {
-    if (N8 > 2) {
-        const bf16 *first = src + (c.g % 4 & mask) * N8 * 256 + (c.cta % min(T, 8) * 4 + c.t) * 8;
-        while (__any_sync(~0u, max4(0, ld_relaxed(first)) == ~0u) && c.again())
-            ;
-    }
-    while (__any_sync(~0u, load_b<N8>(b, src, T, c, mask) == ~0u) && c.again())
+    while (__any_sync(~0u, load_b(b, src, T, c, mask) == ~0u) && c.again())
         ;
 }
 
 /* Sums of squares of this warp's 128 k, 16 CTAs × 8 rows, per token → sm->ssq. */
-template <int N8> struct ssq_loads {
-    static constexpr int TP = t8p_of(N8), PASS = 16 * TP / 128; /* passes of 32 lanes × 4 floats */
+struct ssq_loads {
+    static constexpr int PASS = 16 * T16 / 128; /* passes of 32 lanes × 4 floats */
     uint4 v[PASS];
-    __device__ __forceinline__ void load(const float *ssq, const ctx<N8> &c)
+    __device__ __forceinline__ void load(const float *ssq, const ctx &c)
     {
-        const float *src = ssq + c.warp * 16 * TP + c.lane * 4;
+        const float *src = ssq + c.warp * 16 * T16 + c.lane * 4;
 #pragma unroll
         for (int i = 0; i < PASS; i++)
             v[i] = ld_relaxed(src + i * 128);
     }
-    __device__ __forceinline__ void finish(const float *ssq, ctx<N8> &c)
+    __device__ __forceinline__ void finish(const float *ssq, ctx &c)
     {
-        const int left = c.T - c.lane * 4 % TP; /* real tokens from this lane's first on */
+        const int left = c.T - c.lane * 4 % T16; /* real tokens from this lane's first on */
         uint32_t m;
         for (;;) {
             m = 0;
@@ -249,32 +237,31 @@ template <int N8> struct ssq_loads {
             a[2] += __uint_as_float(v[i].z), a[3] += __uint_as_float(v[i].w);
         }
 #pragma unroll
-        for (int o = TP / 4; o < 32; o *= 2)
+        for (int o = T16 / 4; o < 32; o *= 2)
 #pragma unroll
             for (int k = 0; k < 4; k++)
                 a[k] += __shfl_xor_sync(~0u, a[k], o);
-        if (c.lane < TP / 4)
-            *(float4 *)(c.sm->ssq + c.warp * TP + c.lane * 4) = make_float4(a[0], a[1], a[2], a[3]);
+        if (c.lane < T16 / 4)
+            *(float4 *)(c.sm->ssq + c.warp * T16 + c.lane * 4) =
+                make_float4(a[0], a[1], a[2], a[3]);
     }
 };
 /* 1 / rms of a token; after the barrier. The token must depend on the lane's low bits alone: lanes
  * with the same lane % 8 ask for the same one. */
-template <int N8> __device__ __forceinline__ float inv_rms(const ctx<N8> &c, int tok)
+__device__ __forceinline__ float inv_rms(const ctx &c, int tok)
 {
-    const float *q = c.sm->ssq + (c.lane >> 3) * t8p_of(N8) + tok;
-    float s = q[0] + q[4 * t8p_of(N8)];
+    const float *q = c.sm->ssq + (c.lane >> 3) * T16 + tok;
+    float s = q[0] + q[4 * T16];
     s += __shfl_xor_sync(~0u, s, 8);
     s += __shfl_xor_sync(~0u, s, 16);
     return rsqrtf(s * (1.f / W) + 1e-6f);
 }
 
-/* acc += 4 KB of weights · b: k16 steps in a fixed order. Few tokens: in two chains. */
-template <int N8>
+/* acc += 4 KB of weights · b: k16 steps in a fixed order, in two chains. */
 __device__ __forceinline__ void mma_unit(float (&acc)[N8][4], const uint8_t *part,
                                          const uint4 (&b)[4][N8], int lane)
 {
     const uint4 *a = (const uint4 *)part + lane;
-    constexpr int C = N8 == 2 ? 2 : 1;
     float odd[N8][4] = {};
 #pragma unroll
     for (int kb = 0; kb < 4; kb++) {
@@ -284,23 +271,21 @@ __device__ __forceinline__ void mma_unit(float (&acc)[N8][4], const uint8_t *par
             mma_bf16(acc[n], a0, b[kb][n].x, b[kb][n].y);
 #pragma unroll
         for (int n = 0; n < N8; n++)
-            mma_bf16(C == 2 ? odd[n] : acc[n], a1, b[kb][n].z, b[kb][n].w);
+            mma_bf16(odd[n], a1, b[kb][n].z, b[kb][n].w);
     }
-    if (C == 2)
 #pragma unroll
-        for (int n = 0; n < N8; n++)
+    for (int n = 0; n < N8; n++)
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-                acc[n][i] += odd[n][i];
+        for (int i = 0; i < 4; i++)
+            acc[n][i] += odd[n][i];
 }
-template <int N8> __device__ __forceinline__ void zero(float (&acc)[N8][4])
+__device__ __forceinline__ void zero(float (&acc)[N8][4])
 {
 #pragma unroll
     for (int n = 0; n < N8; n++)
         acc[n][0] = acc[n][1] = acc[n][2] = acc[n][3] = 0.f;
 }
 /* Sums of a warp take the place of the 4 KB they came from: [n][row 16][token 8]. */
-template <int N8>
 __device__ __forceinline__ void store_part(uint8_t *part, const float (&acc)[N8][4], int lane)
 {
     __syncwarp();
@@ -312,7 +297,6 @@ __device__ __forceinline__ void store_part(uint8_t *part, const float (&acc)[N8]
     }
 }
 /* The same with row r + 8 beside row r: [n][r 8][token 8][r, r + 8]. */
-template <int N8>
 __device__ __forceinline__ void store_pairs(uint8_t *part, const float (&acc)[N8][4], int lane)
 {
     __syncwarp();
@@ -346,9 +330,8 @@ enum phase { QKV, GATE_UP, OUT, O, DOWN, MLP };
 
 /* q, k, v of row pair g and a token: RoPE and store. Called by whole warps: lane = 8·(g % 4) + token
  * % 8. */
-template <int N8>
-__device__ __forceinline__ void store_qkv(const ctx<N8> &c, const params &p, int layer, int tile,
-                                          int g, int tok, float2 v)
+__device__ __forceinline__ void store_qkv(const ctx &c, const params &p, int layer, int tile, int g,
+                                          int tok, float2 v)
 {
     const int key = c.n_eff & 15;
     int i = tile % 16 * 8 + g;
@@ -374,7 +357,7 @@ __device__ __forceinline__ void store_qkv(const ctx<N8> &c, const params &p, int
     if (tok >= c.T)
         return;
     if (tile < 128) {
-        st_relaxed_u32(p.q + b_off<N8>(tile / 16 * E + i, tok), w);
+        st_relaxed_u32(p.q + b_off(tile / 16 * E + i, tok), w);
     } else {
         st_relaxed_u32(ks + k_off(i, tok & 15), w);
         if (state && tok == p.T) {
@@ -385,8 +368,7 @@ __device__ __forceinline__ void store_qkv(const ctx<N8> &c, const params &p, int
 }
 
 /* v of the step that ends, Euler, in every CTA alike: actions a and a + 8 of a token. */
-template <int N8>
-__device__ __forceinline__ void euler(const ctx<N8> &c, const params &p, int step, int a, int tok,
+__device__ __forceinline__ void euler(const ctx &c, const params &p, int step, int a, int tok,
                                       float2 v)
 {
     if (tok >= p.T)
@@ -407,8 +389,7 @@ __device__ __forceinline__ void euler(const ctx<N8> &c, const params &p, int ste
 
 /* A product of normed x: rows of up to four units, each this CTA's alone.
  *   QKV      x1 → q, suffix k and v     GATE_UP  x2 → hb     OUT  xf → v, Euler state */
-template <int N8>
-__device__ __forceinline__ void normed(ctx<N8> &c, const params &p, enum phase what, int step,
+__device__ __forceinline__ void normed(ctx &c, const params &p, enum phase what, int step,
                                        int layer)
 {
     c.forget();
@@ -430,25 +411,22 @@ __device__ __forceinline__ void normed(ctx<N8> &c, const params &p, enum phase w
         b0 = __ldg(s), b1 = __ldg(s + 8);
     }
     uint4 b[4][N8];
-    ssq_loads<N8> q;
-    poll_b<N8>(b, x + c.warp * 4 * N8 * 256, 3, what == OUT ? p.T : c.T, c);
-    if (N8 == 2)
-        q.load(ssq, c);
+    ssq_loads q;
+    poll_b(b, x + c.warp * 4 * N8 * 256, 3, what == OUT ? p.T : c.T, c);
+    q.load(ssq, c);
     if (what != OUT)
         c.tell(what == QKV ? 0 : 2);
     STAMP(what == QKV ? 1 : 13);
 #pragma unroll 1
     for (int i = 0; i < nu; i++) {
         float acc[N8][4];
-        zero<N8>(acc);
+        zero(acc);
         c.full(2 * i + (c.warp >> 2));
         uint8_t *part = c.ptr(2 * i) + c.warp * 4096;
-        mma_unit<N8>(acc, part, b, c.lane);
-        store_pairs<N8>(part, acc, c.lane);
+        mma_unit(acc, part, b, c.lane);
+        store_pairs(part, acc, c.lane);
     }
     STAMP(what == QKV ? 2 : 20);
-    if (N8 > 2)
-        q.load(ssq, c);
     q.finish(ssq, c);
     c.sync();
     STAMP(what == QKV ? 19 : 21);
@@ -459,7 +437,7 @@ __device__ __forceinline__ void normed(ctx<N8> &c, const params &p, enum phase w
     for (int sub = c.warp % per; sub / 2 * 8 < c.T; sub += per) {
         const int n = sub >> 1, tok = n * 8 + (c.lane & 7), at = n * 64 + g * 8 + (c.lane & 7);
         float2 v = sum_pairs(unit, at);
-        const float r = inv_rms<N8>(c, tok);
+        const float r = inv_rms(c, tok);
         if (what == OUT) {
             float2 l = sum_pairs(low, at);
             v.x += l.x, v.y += l.y;
@@ -469,11 +447,11 @@ __device__ __forceinline__ void normed(ctx<N8> &c, const params &p, enum phase w
             const float h = gelu(v.x) * v.y;
             const uint32_t w = pair_words(h, h, 8, c.lane);
             if (tok < c.T && !(g & 1))
-                st_relaxed_u32(p.hb + b_off<N8>(c.cta * 32 + u * 8 + g, tok), w);
+                st_relaxed_u32(p.hb + b_off(c.cta * 32 + u * 8 + g, tok), w);
         } else if (what == QKV) {
-            store_qkv<N8>(c, p, layer, tile, g, tok, v);
+            store_qkv(c, p, layer, tile, g, tok, v);
         } else {
-            euler<N8>(c, p, step, tile * 16 + g, tok, v);
+            euler(c, p, step, tile * 16 + g, tok, v);
         }
     }
     STAMP(what == QKV ? 3 : 14);
@@ -482,7 +460,7 @@ __device__ __forceinline__ void normed(ctx<N8> &c, const params &p, enum phase w
 }
 
 /* ---- attention of head c/16 on key split c%16 → po, ml ---- */
-template <int N8> __device__ __forceinline__ void attend(ctx<N8> &c, const params &p)
+__device__ __forceinline__ void attend(ctx &c, const params &p)
 {
     c.forget();
     const int head = c.cta >> 4, split = c.cta & 15, half = c.warp & 1, T = c.T;
@@ -490,7 +468,7 @@ template <int N8> __device__ __forceinline__ void attend(ctx<N8> &c, const param
     const int sfx_keys = T - c.st * 16; /* of the suffix tile that are real */
     uint4 b[4][N8];
     if (c.st < 0) {
-        poll_b<N8>(b, p.q + (head * 8 + half * 4) * N8 * 256, 3, T, c);
+        poll_b(b, p.q + (head * 8 + half * 4) * N8 * 256, 3, T, c);
     } else {
         /* the suffix tile too, from L2 through registers into its slot: K by the two warps whose task
          * it is, half each; V by the warp that will use it, two dim tiles */
@@ -514,8 +492,7 @@ template <int N8> __device__ __forceinline__ void attend(ctx<N8> &c, const param
                     a[i].w = 0, (i >= 8 ? a[i].z : a[i].y) = 0;
                 m = max4(m, a[i]);
             }
-            if (N8 == 2)
-                m = max(m, load_b<N8>(b, p.q + (head * 8 + half * 4) * N8 * 256, T, c));
+            m = max(m, load_b(b, p.q + (head * 8 + half * 4) * N8 * 256, T, c));
         } while (__any_sync(~0u, m == ~0u) && c.again());
         c.full(c.nt);
         uint8_t *dst = c.ptr(c.nt) + c.lane * 16;
@@ -526,18 +503,16 @@ template <int N8> __device__ __forceinline__ void attend(ctx<N8> &c, const param
         *(uint4 *)(dst + v0 * 512) = a[8];
         *(uint4 *)(dst + v0 * 512 + 512) = a[9];
         __syncwarp();
-        if (N8 > 2)
-            poll_b<N8>(b, p.q + (head * 8 + half * 4) * N8 * 256, 3, T, c);
     }
     STAMP(4);
 #pragma unroll 1
     for (int task = c.warp; task < 2 * na; task += WARPS) {
         float s[N8][4];
-        zero<N8>(s);
+        zero(s);
         c.full(task >> 1);
         uint8_t *part = c.ptr(task >> 1) + half * 4096;
-        mma_unit<N8>(s, part, b, c.lane);
-        store_part<N8>(part, s, c.lane);
+        mma_unit(s, part, b, c.lane);
+        store_part(part, s, c.lane);
     }
     STAMP(5);
     c.sync();
@@ -573,16 +548,16 @@ template <int N8> __device__ __forceinline__ void attend(ctx<N8> &c, const param
         for (int o = 1; o < 16; o *= 2)
             l += __shfl_xor_sync(~0u, l, o);
         if (j == 0 && tok < T) {
-            float *d = p.ml + (head * SPLITS + split) * 2 * (N8 * 8) + tok;
+            float *d = p.ml + (head * SPLITS + split) * 2 * T16 + tok;
             st_relaxed_f32(d, m);
-            st_relaxed_f32(d + N8 * 8, l);
+            st_relaxed_f32(d + T16, l);
         }
     }
     c.sync();
     STAMP(6);
     float o[2][N8][4];
-    zero<N8>(o[0]);
-    zero<N8>(o[1]);
+    zero(o[0]);
+    zero(o[1]);
 #pragma unroll 1
     for (int k = 0; k < na; k++) {
         c.full(k);
@@ -597,15 +572,14 @@ template <int N8> __device__ __forceinline__ void attend(ctx<N8> &c, const param
         }
     }
     /* po[head][dim tile][split][token][16 dims] */
-    float *po = p.po +
-                (size_t)(((head * 16 + c.warp * 2) * SPLITS + split) * (N8 * 8) + 2 * c.t) * 16 +
-                c.g;
+    float *po =
+        p.po + (size_t)(((head * 16 + c.warp * 2) * SPLITS + split) * T16 + 2 * c.t) * 16 + c.g;
 #pragma unroll
     for (int d = 0; d < 2; d++)
 #pragma unroll
         for (int n = 0; n < N8; n++) {
             const int tok = n * 8 + 2 * c.t;
-            float *q = po + (d * SPLITS * (N8 * 8) + n * 8) * 16;
+            float *q = po + (d * SPLITS * T16 + n * 8) * 16;
             if (tok < T) {
                 st_relaxed_f32(q, o[d][n][0]);
                 st_relaxed_f32(q + 8, o[d][n][2]);
@@ -622,30 +596,30 @@ template <int N8> __device__ __forceinline__ void attend(ctx<N8> &c, const param
 }
 
 /* ---- po, ml of all splits → ob, dims 16·(c%16) … of head c/16 ---- */
-template <int N8> __device__ __forceinline__ void combine(ctx<N8> &c, const params &p)
+__device__ __forceinline__ void combine(ctx &c, const params &p)
 {
     c.forget();
     const int head = c.cta >> 4, dt = c.cta & 15, T = c.T;
     /* a thread: four dims of a token, from all splits */
     const int tok = c.tid >> 2, d4 = c.tid & 3, at = min(tok, T - 1);
-    const float *po = p.po + (size_t)((head * 16 + dt) * SPLITS * (N8 * 8) + at) * 16 + d4 * 4;
+    const float *po = p.po + (size_t)((head * 16 + dt) * SPLITS * T16 + at) * 16 + d4 * 4;
     uint4 v[SPLITS];
     if (c.warp * 8 < T) {
         uint32_t m;
         /* the weights of its four splits 4·d4 … */
-        const float *ml = p.ml + (head * SPLITS + d4 * 4) * 2 * (N8 * 8) + at;
+        const float *ml = p.ml + (head * SPLITS + d4 * 4) * 2 * T16 + at;
         uint32_t mw[4], lw[4];
         do {
             m = 0; /* every register is written on every path, or it would be live all round the loop */
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                mw[i] = ld_relaxed_u32(ml + i * 2 * (N8 * 8));
-                lw[i] = ld_relaxed_u32(ml + (i * 2 + 1) * (N8 * 8));
+                mw[i] = ld_relaxed_u32(ml + i * 2 * T16);
+                lw[i] = ld_relaxed_u32(ml + (i * 2 + 1) * T16);
                 m = max(m, max(mw[i], lw[i]));
             }
 #pragma unroll
             for (int i = 0; i < SPLITS; i++)
-                v[i] = ld_relaxed(po + i * (N8 * 8) * 16);
+                v[i] = ld_relaxed(po + i * T16 * 16);
 #pragma unroll
             for (int i = 0; i < SPLITS; i++)
                 m = max4(m, v[i]);
@@ -675,7 +649,7 @@ template <int N8> __device__ __forceinline__ void combine(ctx<N8> &c, const para
         l = __fdividef(1.f, l);
         mbar_wait(&c.sm->done[0], c.n_layer & 1);
         if (tok < T) {
-            bf16 *o = p.ob + b_off<N8>(head * E + dt * 16 + d4 * 4, tok);
+            bf16 *o = p.ob + b_off(head * E + dt * 16 + d4 * 4, tok);
             st_relaxed_u32(o, pack2(a[0] * l, a[1] * l));
             st_relaxed_u32(o + 2, pack2(a[2] * l, a[3] * l));
         }
@@ -684,17 +658,13 @@ template <int N8> __device__ __forceinline__ void combine(ctx<N8> &c, const para
     STAMP(8);
 }
 
-/* The residual: rows 8·rank … +7 of tile c/2. A warp holds, in round i, four tokens of all 8 rows:
- * lane = 4·row + token % 4. Few tokens: warps 0 … 3; else every warp, in two rounds. */
-template <int N8> __device__ __forceinline__ int own_token(const ctx<N8> &c, int i)
-{
-    return (c.warp + 8 * i) * 4 + c.t;
-}
+/* The residual: rows 8·rank … +7 of tile c/2. Warps 0 … 3 hold four tokens of all 8 rows each:
+ * lane = 4·row + token % 4. */
+__device__ __forceinline__ int own_token(const ctx &c) { return c.warp * 4 + c.t; }
 /* bf16(x·gain) of this lane's row and token, and the sum of squares of the 8 rows, to a reader of x.
  * By whole warps. */
-template <int N8>
-__device__ __forceinline__ void publish_x(const ctx<N8> &c, bf16 *x, float *ssq, float gain,
-                                          float r, int tok)
+__device__ __forceinline__ void publish_x(const ctx &c, bf16 *x, float *ssq, float gain, float r,
+                                          int tok)
 {
     float s = r * r;
     const uint32_t w = pair_words(r * gain, r * gain, 4, c.lane);
@@ -704,21 +674,19 @@ __device__ __forceinline__ void publish_x(const ctx<N8> &c, bf16 *x, float *ssq,
     if (tok >= c.T)
         return;
     if (!(c.g & 1))
-        st_relaxed_u32(x + b_off<N8>((c.cta >> 1) * 16 + c.rank * 8 + c.g, tok), w);
+        st_relaxed_u32(x + b_off((c.cta >> 1) * 16 + c.rank * 8 + c.g, tok), w);
     if (c.g == 0)
-        st_relaxed_f32(ssq + c.cta * t8p_of(N8) + tok, s);
+        st_relaxed_f32(ssq + c.cta * T16 + tok, s);
 }
 
 /* A product whose k is split over the pair, into the residual: input (this CTA's half of k) → sums of
  * 16 rows; 8 of them go to the peer, 8 come from it. x += gate · sum, then bf16(x·(1 + scale)) goes
  * out. norm: scale of the norm that reads x; gate: or NULL.
  *   O  ob → x2     DOWN  hb → x1 (last layer: xf)     MLP  ub → x1, x set to its bias before */
-template <int N8>
-__device__ __forceinline__ void residual(ctx<N8> &c, const params &p, enum phase what,
+__device__ __forceinline__ void residual(ctx &c, const params &p, enum phase what,
                                          const float *norm, const float *gate, bool last)
 {
     c.forget();
-    constexpr int T8 = N8 * 8, AT_ONCE = N8 == 2 ? 2 : 1; /* units whose input is polled together */
     const int T = c.T, nu = what == DOWN ? 2 : 1;
     const int row = (c.cta >> 1) * 16 + c.rank * 8 + c.g;
     const bf16 *in = what == O ? p.ob : what == DOWN ? p.hb : p.ub;
@@ -727,34 +695,30 @@ __device__ __forceinline__ void residual(ctx<N8> &c, const params &p, enum phase
     if (c.tid == 0)
         mbar_expect(&c.sm->xbar, 8 * ((T + 1) / 2) * 8);
     float acc[N8][4];
-    zero<N8>(acc);
-#pragma unroll 1
-    for (int u = 0; u < nu; u += AT_ONCE) {
-        uint4 b[AT_ONCE][4][N8];
-        const int tokens = what == MLP ? p.T : T, mask = what == MLP ? 1 : 3;
-        if (N8 > 2 || nu == 1) {
-            poll_b<N8>(b[0], in + u * 32 * N8 * 256, mask, tokens, c);
-        } else {
-            uint32_t m;
-            do {
-                m = load_b<N8>(b[0], in, tokens, c);
-                m = max(m, load_b<N8>(b[AT_ONCE - 1], in + 32 * N8 * 256, tokens, c));
-            } while (__any_sync(~0u, m == ~0u) && c.again());
-        }
-        STAMP(what == O ? 9 : 15);
+    zero(acc);
+    uint4 b[2][4][N8];
+    if (nu == 1) {
+        poll_b(b[0], in, what == MLP ? 1 : 3, what == MLP ? p.T : T, c);
+    } else { /* both units' input together */
+        uint32_t m;
+        do {
+            m = load_b(b[0], in, T, c);
+            m = max(m, load_b(b[1], in + 32 * N8 * 256, T, c));
+        } while (__any_sync(~0u, m == ~0u) && c.again());
+    }
+    STAMP(what == O ? 9 : 15);
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) {
-            if (u + i >= nu)
-                break;
-            c.full(2 * (u + i) + (c.warp >> 2));
-            mma_unit<N8>(acc, c.ptr(2 * (u + i)) + c.warp * 4096, b[i], c.lane);
-            __syncwarp();
-            if (u + i < nu - 1)
-                c.release(2 * (u + i), 2);
-        }
+    for (int i = 0; i < 2; i++) {
+        if (i >= nu)
+            break;
+        c.full(2 * i + (c.warp >> 2));
+        mma_unit(acc, c.ptr(2 * i) + c.warp * 4096, b[i], c.lane);
+        __syncwarp();
+        if (i < nu - 1)
+            c.release(2 * i, 2);
     }
     const uint8_t *unit = c.ptr(2 * nu - 2);
-    store_part<N8>(c.ptr(2 * nu - 2) + c.warp * 4096, acc, c.lane);
+    store_part(c.ptr(2 * nu - 2) + c.warp * 4096, acc, c.lane);
     c.sync();
     STAMP(what == O ? 10 : 16);
     /* the peer's rows: warp 7 − n sends token tile n, lane = 4·row + token/2 */
@@ -766,21 +730,16 @@ __device__ __forceinline__ void residual(ctx<N8> &c, const params &p, enum phase
             float2 v = q[w * 512];
             s.x += v.x, s.y += v.y;
         }
-        st_async(map_rank(smem_addr(c.sm->xch + c.g * T8 + n * 8 + 2 * c.t), c.rank ^ 1), s,
+        st_async(map_rank(smem_addr(c.sm->xch + c.g * T16 + n * 8 + 2 * c.t), c.rank ^ 1), s,
                  map_rank(smem_addr(&c.sm->xbar), c.rank ^ 1));
     }
-    float s[ctx<N8>::ROUNDS];
+    const int tok = own_token(c);
+    float s = 0.f;
+    if (tok < T) {
+        const float *q = (const float *)unit + ((tok >> 3) * 16 + c.rank * 8 + c.g) * 8 + (tok & 7);
 #pragma unroll
-    for (int i = 0; i < ctx<N8>::ROUNDS; i++) {
-        const int tok = own_token(c, i);
-        s[i] = 0.f;
-        if (tok < T) {
-            const float *q =
-                (const float *)unit + ((tok >> 3) * 16 + c.rank * 8 + c.g) * 8 + (tok & 7);
-#pragma unroll
-            for (int w = 0; w < WARPS; w++)
-                s[i] += q[w * 1024];
-        }
+        for (int w = 0; w < WARPS; w++)
+            s += q[w * 1024];
     }
     /* every warp waits: who polls for the next exchange has to be behind the peer's inputs */
     mbar_wait_cluster(&c.sm->xbar, c.n_xch++ & 1);
@@ -789,19 +748,15 @@ __device__ __forceinline__ void residual(ctx<N8> &c, const params &p, enum phase
         mbar_wait(&c.sm->done[2], c.n_layer & 1);
     bf16 *x = what == O ? p.x2 : last ? p.xf : p.x1;
     float *ssq = what == O ? p.ssq2 : last ? p.ssqf : p.ssq1;
-#pragma unroll
-    for (int i = 0; i < ctx<N8>::ROUNDS; i++) {
-        const int tok = own_token(c, i);
-        if ((c.warp + 8 * i) * 4 >= T)
-            break;
-        float *r = c.sm->res + c.g * T8 + tok, v = 0.f;
+    if (c.warp * 4 < T) {
+        float *r = c.sm->res + c.g * T16 + tok, v = 0.f;
         if (tok < T) {
-            v = fmaf(gt, s[i] + c.sm->xch[c.g * T8 + tok], *r);
+            v = fmaf(gt, s + c.sm->xch[c.g * T16 + tok], *r);
             if (what == MLP && tok == p.T)
                 v = c.sm->state[c.g];
             *r = v;
         }
-        publish_x<N8>(c, x, ssq, gain, v, tok);
+        publish_x(c, x, ssq, gain, v, tok);
     }
     STAMP(what == O ? 12 : 18);
     if (what == O)
@@ -811,18 +766,15 @@ __device__ __forceinline__ void residual(ctx<N8> &c, const params &p, enum phase
 }
 
 /* ---- Euler state → suffix embedding: π0.5 x1, π0 the hidden layer ub ---- */
-template <int N8> __device__ __forceinline__ void suffix(ctx<N8> &c, const params &p, int step)
+__device__ __forceinline__ void suffix(ctx &c, const params &p, int step)
 {
     c.forget();
     const int row = (c.cta >> 1) * 16 + c.rank * 8 + c.g;
     const float bias = __ldg(p.in_b + (size_t)step * p.in_b_step + row);
     const float gain = p.pi05 ? 1.f + __ldg(p.norm + step * p.norm_step + row) : 1.f;
     const float after = p.pi05 ? 0.f : __ldg(p.mlp_b + row);
-#pragma unroll
-    for (int i = 0; i < ctx<N8>::ROUNDS; i++) {
-        const int tok = own_token(c, i);
-        if ((c.warp + 8 * i) * 4 >= c.T)
-            break;
+    if (c.warp * 4 < c.T) {
+        const int tok = own_token(c);
         float s = bias;
         if (tok < p.T) {
             const float *w = c.sm->inw + c.g * A, *x = c.sm->xs + tok * A;
@@ -833,23 +785,23 @@ template <int N8> __device__ __forceinline__ void suffix(ctx<N8> &c, const param
             }
         }
         if (p.pi05) {
-            publish_x<N8>(c, p.x1, p.ssq1, gain, s, tok);
+            publish_x(c, p.x1, p.ssq1, gain, s, tok);
         } else {
             s = silu(s);
             const uint32_t w = pair_words(s, s, 4, c.lane);
             if (tok < p.T && !(c.g & 1))
-                st_relaxed_u32(p.ub + b_off<N8>(row, tok), w);
+                st_relaxed_u32(p.ub + b_off(row, tok), w);
             s = after;
         }
         if (tok < c.T)
-            c.sm->res[c.g * (N8 * 8) + tok] = s;
+            c.sm->res[c.g * T16 + tok] = s;
     }
 }
 
 /* A step is 2L + 1 turns: 0: the heads, 2l + 1: attention of layer l, 2l + 2: its MLP. One turn is a
  * product of normed x and a product into the residual, so that each has its code once: what a layer
  * executes has to stay in the instruction cache. */
-template <int N8> __device__ __forceinline__ void compute(ctx<N8> &c, const params &p)
+__device__ __forceinline__ void compute(ctx &c, const params &p)
 {
     for (int i = c.tid; i < p.T * A; i += WARPS * 32)
         c.sm->xs[i] = p.x[i];
@@ -878,25 +830,25 @@ template <int N8> __device__ __forceinline__ void compute(ctx<N8> &c, const para
             if (first == QKV)
                 STAMP(0);
             if (turn || step)
-                normed<N8>(c, p, first, turn ? step : step - 1, layer);
+                normed(c, p, first, turn ? step : step - 1, layer);
             if (turn == 0) {
                 c.sync();
                 if (step == p.steps)
                     break;
-                suffix<N8>(c, p, step);
+                suffix(c, p, step);
                 if (p.pi05)
                     continue;
             } else if (first == QKV) {
-                attend<N8>(c, p);
-                combine<N8>(c, p);
+                attend(c, p);
+                combine(c, p);
             }
             /* turn reads norm `turn` next, and its gate is that of norm turn − 1 */
             const float *next = norm + (int64_t)turn * p.norm_inst;
-            residual<N8>(c, p,
-                         turn == 0  ? MLP
-                         : turn & 1 ? O
-                                    : DOWN,
-                         next, p.pi05 ? next - p.norm_inst + 2 * W : nullptr, turn == 2 * p.L);
+            residual(c, p,
+                     turn == 0  ? MLP
+                     : turn & 1 ? O
+                                : DOWN,
+                     next, p.pi05 ? next - p.norm_inst + 2 * W : nullptr, turn == 2 * p.L);
             if (turn && !(turn & 1))
                 c.n_layer++;
         }
@@ -938,9 +890,8 @@ struct feeder {
     }
 };
 
-template <int N8>
-__device__ __forceinline__ void feed(smem<N8> *sm, const params &p, int cta, int rank, int nt,
-                                     int t0, int st)
+__device__ __forceinline__ void feed(smem *sm, const params &p, int cta, int rank, int nt, int t0,
+                                     int st)
 {
     feeder f = {};
     f.ring = sm->ring, f.full = sm->full, f.empty = sm->empty;
@@ -992,8 +943,7 @@ __device__ __forceinline__ void cleared(uint64_t *done, int lane)
         mbar_arrive(done);
 }
 
-template <int N8>
-__device__ __forceinline__ void clear(smem<N8> *sm, const params &p, int cta, int rank, int lane)
+__device__ __forceinline__ void clear(smem *sm, const params &p, int cta, int rank, int lane)
 {
     const uint4 e4 = make_uint4(~0u, ~0u, ~0u, ~0u);
     const int row = (cta >> 1) * 16 + rank * 8, head = cta >> 4, part = cta & 15;
@@ -1004,33 +954,33 @@ __device__ __forceinline__ void clear(smem<N8> *sm, const params &p, int cta, in
         mbar_wait(&sm->ev[0], n & 1);
 #pragma unroll 1
         for (int tok = lane; tok < T; tok += 32) {
-            const int o = b_off<N8>(row, tok);
+            const int o = b_off(row, tok);
             st_relaxed(p.x2 + o, e4);
             st_relaxed(p.xf + o, e4);
             st_relaxed(p.ub + o, e4);
-            st_relaxed_u32(p.ssq2 + cta * t8p_of(N8) + tok, ~0u);
-            st_relaxed_u32(p.ssqf + cta * t8p_of(N8) + tok, ~0u);
+            st_relaxed_u32(p.ssq2 + cta * T16 + tok, ~0u);
+            st_relaxed_u32(p.ssqf + cta * T16 + tok, ~0u);
         }
 #pragma unroll 1
         for (int i = lane; i < T * 4; i += 32)
-            st_relaxed(p.hb + b_off<N8>(cta * 32 + i % 4 * 8, i / 4), e4);
+            st_relaxed(p.hb + b_off(cta * 32 + i % 4 * 8, i / 4), e4);
         cleared(&sm->done[0], lane);
 
         mbar_wait(&sm->ev[1], n & 1);
 #pragma unroll 1
         for (int tok = lane; tok < T; tok += 32) {
-            st_relaxed(p.x1 + b_off<N8>(row, tok), e4);
-            st_relaxed_u32(p.ssq1 + cta * t8p_of(N8) + tok, ~0u);
+            st_relaxed(p.x1 + b_off(row, tok), e4);
+            st_relaxed_u32(p.ssq1 + cta * T16 + tok, ~0u);
         }
         cleared(&sm->done[1], lane);
 
 #pragma unroll 1
         for (int tok = lane; tok < T; tok += 32) {
-            st_relaxed(p.q + b_off<N8>(head * E + part * 8, tok), e4);
-            st_relaxed(p.q + b_off<N8>(head * E + part * 8 + 128, tok), e4);
-            float *ml = p.ml + (head * SPLITS + part) * 2 * (N8 * 8) + tok;
+            st_relaxed(p.q + b_off(head * E + part * 8, tok), e4);
+            st_relaxed(p.q + b_off(head * E + part * 8 + 128, tok), e4);
+            float *ml = p.ml + (head * SPLITS + part) * 2 * T16 + tok;
             st_relaxed_u32(ml, ~0u);
-            st_relaxed_u32(ml + N8 * 8, ~0u);
+            st_relaxed_u32(ml + T16, ~0u);
         }
         if (kv >= 0) {
 #pragma unroll 1
@@ -1047,7 +997,7 @@ __device__ __forceinline__ void clear(smem<N8> *sm, const params &p, int cta, in
         }
 #pragma unroll 1
         for (int dt = 0; dt < 16; dt++) {
-            float *d = p.po + (size_t)((head * 16 + dt) * SPLITS + part) * (N8 * 8) * 16;
+            float *d = p.po + (size_t)((head * 16 + dt) * SPLITS + part) * T16 * 16;
 #pragma unroll 1
             for (int i = lane; i < T * 4; i += 32)
                 st_relaxed(d + i * 4, e4);
@@ -1056,17 +1006,16 @@ __device__ __forceinline__ void clear(smem<N8> *sm, const params &p, int cta, in
         mbar_wait(&sm->ev[2], n & 1);
 #pragma unroll 1
         for (int i = lane; i < 2 * T; i += 32)
-            st_relaxed(p.ob + b_off<N8>(head * E + part * 16 + i % 2 * 8, i / 2), e4);
+            st_relaxed(p.ob + b_off(head * E + part * 16 + i % 2 * 8, i / 2), e4);
         cleared(&sm->done[2], lane);
     }
 }
 
-template <int N8>
 __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(THREADS, 1)
     loop(const __grid_constant__ params p)
 {
     extern __shared__ __align__(128) uint8_t raw[];
-    smem<N8> *sm = (smem<N8> *)raw;
+    smem *sm = (smem *)raw;
     const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, cta = blockIdx.x;
     const int rank = (int)cluster_rank();
     if (tid == 0) {
@@ -1092,25 +1041,35 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(THREADS, 1)
         reg_dealloc<56>();
         if (warp == WARPS) {
             if (lane == 0)
-                feed<N8>(sm, p, cta, rank, nt, t0, st);
+                feed(sm, p, cta, rank, nt, t0, st);
         } else if (warp == WARPS + 1) {
-            clear<N8>(sm, p, cta, rank, lane);
+            clear(sm, p, cta, rank, lane);
         }
     } else {
         reg_alloc<224>();
-        ctx<N8> c = {};
+        ctx c = {};
         c.sm = sm, c.tid = tid, c.warp = warp, c.lane = lane, c.g = lane / 4, c.t = lane % 4;
         c.cta = cta, c.rank = rank, c.nt = nt, c.t0 = t0, c.n_eff = n_eff, c.st = st;
-        compute<N8>(c, p);
+        compute(c, p);
     }
     __syncwarp();
     cluster_arrive();
     cluster_wait();
 }
+} // namespace dn90
 
-template <int N8> static cudaError_t launch(const struct dn90_args *a, cudaStream_t stream)
+using namespace dn90;
+
+extern "C" cudaError_t dn90_prepare(const struct dn90_shape *s)
 {
-    struct ws w = ws_of(N8, a->shape.n_layers);
+    (void)s;
+    return cudaFuncSetAttribute(loop, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                (int)sizeof(smem));
+}
+
+extern "C" cudaError_t dn90_enqueue(const struct dn90_args *a, cudaStream_t stream)
+{
+    struct ws w = ws_of(a->shape.n_layers);
     cudaError_t e = setup(a, &w, stream);
     if (e)
         return e;
@@ -1141,25 +1100,6 @@ template <int N8> static cudaError_t launch(const struct dn90_args *a, cudaStrea
     at[0].val.cooperative = 1;
     cudaLaunchConfig_t cfg = {};
     cfg.gridDim = dim3(CTAS), cfg.blockDim = dim3(THREADS), cfg.stream = stream;
-    cfg.dynamicSmemBytes = sizeof(smem<N8>), cfg.attrs = at, cfg.numAttrs = 1;
-    return cudaLaunchKernelEx(&cfg, loop<N8>, p);
-}
-} // namespace dn90
-
-using namespace dn90;
-
-extern "C" cudaError_t dn90_prepare(const struct dn90_shape *s)
-{
-    (void)s;
-    cudaError_t e = cudaFuncSetAttribute(loop<2>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         (int)sizeof(smem<2>));
-    if (!e)
-        e = cudaFuncSetAttribute(loop<7>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 (int)sizeof(smem<7>));
-    return e;
-}
-
-extern "C" cudaError_t dn90_enqueue(const struct dn90_args *a, cudaStream_t stream)
-{
-    return n8_of(&a->shape) == 2 ? launch<2>(a, stream) : launch<7>(a, stream);
+    cfg.dynamicSmemBytes = sizeof(smem), cfg.attrs = at, cfg.numAttrs = 1;
+    return cudaLaunchKernelEx(&cfg, loop, p);
 }

@@ -35,45 +35,41 @@ constexpr int U_OUT = 4, U_MLP = 128; /* heads; their weights are two bf16 each 
 constexpr int MAX_TILES = 64;         /* of 16 keys */
 constexpr int KV_TILE = 16384;        /* K 8 KB, V^T 8 KB */
 
-__host__ __device__ constexpr int t8_of(int n8) { return n8 * 8; }
-__host__ __device__ constexpr int t8p_of(int n8) { return n8 == 2 ? 16 : 64; }
-__host__ __device__ constexpr int sfx_tiles(int n8) { return n8 == 2 ? 1 : 4; }
+constexpr int N8 = 2, T16 = N8 * 8; /* tiles of 8 tokens; tokens with padding */
 
 /* Workspace, byte offsets. [0, poison) is exchanged between CTAs and holds 0xff when empty. */
 struct ws {
     size_t x1, x2, xf, ub, q, ob, hb, ks, po, ml, ssq1, ssq2, ssqf, poison, rope, kv, neff, status,
         total;
 };
-inline struct ws ws_of(int n8, int n_layers)
+inline struct ws ws_of(int n_layers)
 {
     struct ws w;
-    size_t o = 0, t8 = (size_t)n8 * 8;
-    w.x1 = o, o += t8 * W * 2;
-    w.x2 = o, o += t8 * W * 2;
-    w.xf = o, o += t8 * W * 2;
-    w.ub = o, o += t8 * W * 2;
-    w.q = o, o += t8 * QD * 2;
-    w.ob = o, o += t8 * QD * 2;
-    w.hb = o, o += t8 * F * 2;
-    w.ks = o, o += (size_t)sfx_tiles(n8) * KV_TILE;
-    w.po = o, o += (size_t)H * 16 * SPLITS * t8 * 16 * 4;
-    w.ml = o, o += (size_t)H * SPLITS * 2 * t8 * 4;
-    w.ssq1 = o, o += (size_t)CTAS * t8p_of(n8) * 4;
-    w.ssq2 = o, o += (size_t)CTAS * t8p_of(n8) * 4;
-    w.ssqf = o, o += (size_t)CTAS * t8p_of(n8) * 4;
+    size_t o = 0;
+    w.x1 = o, o += (size_t)T16 * W * 2;
+    w.x2 = o, o += (size_t)T16 * W * 2;
+    w.xf = o, o += (size_t)T16 * W * 2;
+    w.ub = o, o += (size_t)T16 * W * 2;
+    w.q = o, o += (size_t)T16 * QD * 2;
+    w.ob = o, o += (size_t)T16 * QD * 2;
+    w.hb = o, o += (size_t)T16 * F * 2;
+    w.ks = o, o += KV_TILE;
+    w.po = o, o += (size_t)H * 16 * SPLITS * T16 * 16 * 4;
+    w.ml = o, o += (size_t)H * SPLITS * 2 * T16 * 4;
+    w.ssq1 = o, o += (size_t)CTAS * T16 * 4;
+    w.ssq2 = o, o += (size_t)CTAS * T16 * 4;
+    w.ssqf = o, o += (size_t)CTAS * T16 * 4;
     w.poison = o;
-    w.rope = o, o += t8 * 128 * 8;
+    w.rope = o, o += (size_t)T16 * 128 * 8;
     w.kv = o, o += (size_t)n_layers * MAX_TILES * KV_TILE;
     w.neff = o, o += 256;
     w.status = o, o += 256;
     w.total = o;
     return w;
 }
-/* n tiles of 8 tokens; π0's state token is one more in step 0 */
-inline int n8_of(const struct dn90_shape *s) { return s->n_tokens + !s->pi05 <= 16 ? 2 : 7; }
 
 /* B order, in elements */
-template <int N8> __device__ __forceinline__ int b_off(int k, int tok)
+__device__ __forceinline__ int b_off(int k, int tok)
 {
     return ((k >> 5) * N8 + (tok >> 3)) * 256 + ((tok & 7) * 4 + ((k >> 3) & 3)) * 8 + (k & 7);
 }

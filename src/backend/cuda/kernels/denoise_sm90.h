@@ -18,7 +18,7 @@ extern "C" {
 struct dn90_shape {
     int n_layers, width, mlp, heads, head_dim;
     int action_dim; /* A */
-    int n_tokens;   /* action tokens of the sample, 1 … 56 (π0: 55) */
+    int n_tokens;   /* action tokens of the sample, 1 … 16 (π0: 15) */
     int max_keys;   /* keys of a sample at most, π0's state token included: ≤ 1024 */
     int pi05;       /* 1: adaRMS and no state token */
 };

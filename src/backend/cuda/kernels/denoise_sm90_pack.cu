@@ -223,7 +223,7 @@ extern "C" int dn90_supported(int arch, int n_sms, const struct dn90_shape *s, i
 {
     return arch == 90 && n_sms >= CTAS && batch == 1 && s->width == W && s->mlp == F &&
            s->heads == H && s->head_dim == E && s->action_dim == A && s->n_layers >= 1 &&
-           s->n_tokens >= 1 && s->n_tokens + !s->pi05 <= 56 && s->max_keys <= MAX_TILES * 16;
+           s->n_tokens >= 1 && s->n_tokens + !s->pi05 <= T16 && s->max_keys <= MAX_TILES * 16;
 }
 
 extern "C" size_t dn90_weights_bytes(const struct dn90_shape *s)
@@ -272,10 +272,10 @@ extern "C" cudaError_t dn90_shift(const struct dn90_shape *s, void *shift, int n
 
 extern "C" size_t dn90_workspace_bytes(const struct dn90_shape *s)
 {
-    return ws_of(n8_of(s), s->n_layers).total;
+    return ws_of(s->n_layers).total;
 }
 
 extern "C" const int32_t *dn90_status(const struct dn90_shape *s, const void *workspace)
 {
-    return (const int32_t *)((const uint8_t *)workspace + ws_of(n8_of(s), s->n_layers).status);
+    return (const int32_t *)((const uint8_t *)workspace + ws_of(s->n_layers).status);
 }
