@@ -12,24 +12,29 @@
  * which no result can be (arithmetic makes NaNs 0x7fff…), so a reader loads until no word is empty.
  * A layer is six such exchanges and two between the CTAs of a pair (st.async):
  *
- *   x1 → QKV → q, ks → attention of a head's key split → po, ml → combine → ob → O ⇄ pair → x2
+ *   x1 → QKV → q, ks → scores of a head's key split → sc → values of all keys → ob → O ⇄ pair → x2
  *   x2 → gate·up, GeGLU → hb → down ⇄ pair → x1 (after the last layer: xf → v, Euler, suffix → x1)
  *
- * Who owns what (c = CTA, r = c % 2): q tile c, of k and v kv_tile(c); head c/16, split c%16 of
- * the attention and dims 16·(c%16) … of its combination; k-half r of O and down for rows 16·(c/2) …,
- * of which rows 8r … +7 are its residual, kept in shared memory; hidden units 32c … +31.
+ * Who owns what (c = CTA, r = c % 2): q tile c, of k and v kv_tile(c); head c/16, of its keys split
+ * c%16 (the last one has the suffix too) and of its values dims 16·(c%16) …; k-half r of O and down
+ * for rows 16·(c/2) …, of which rows 8r … +7 are its residual, kept in shared memory; hidden units
+ * 32c … +31.
+ *
+ * Attention. sc holds exp2(s - m) of two keys as bf16, and m, the maximum of the two rounded up to a
+ * whole number: whoever adds them up rescales by powers of two, which is exact, so no maximum has to
+ * be agreed on before the weights go out, and a score passes one exchange on its way to ob.
  *
  * Clearing. A word is written (a) empty, (b) full, (a), … The clearing warp of its owner does (a),
  * fences, then completes an mbarrier `done` that every publisher named below has waited for.
  *   A  when x1 of the layer was seen whole (every CTA has left the layer before): clears x2, hb, xf,
  *      ub. Publishers of ob wait for it. A reader of x2 has been through O and its pair exchange,
  *      hence behind all 128 publications of ob; readers of hb and xf come later still.
- *   B  after the pair exchange of O (every CTA has published ob, so left QKV, attention, and, word
- *      by word, the combination): clears x1; publishers of hb wait for it. A reader of x1 of the next
- *      layer has been through down and its exchange, hence behind all of hb. Then clears q, ks, po,
- *      ml without a signal of its own: C's comes later.
+ *   B  after the pair exchange of O (every CTA has published ob, so left QKV, scores and values):
+ *      clears x1; publishers of hb wait for it. A reader of x1 of the next
+ *      layer has been through down and its exchange, hence behind all of hb. Then clears q, ks, sc
+ *      without a signal of its own: C's comes later.
  *   C  when x2 was seen whole (every CTA has left O): clears ob. Publishers after down wait for it;
- *      the next readers of q, ks, po, ml, ob have seen x1 whole.
+ *      the next readers of q, ks, sc, ob have seen x1 whole.
  * So no reader can meet a value of the layer before. Both sides use relaxed gpu-scope accesses; the
  * release is the clearing warp's fence plus mbarrier, the readers' loads are ordered by the polls
  * they depend on. Polls give up after some seconds and say so in `status`; all CTAs are resident
@@ -41,10 +46,11 @@
  * Same inputs, same bits: every sum has a fixed order.
  * For one sample of up to 15 actions (cu_loop_batch); with more, suffix_sm90's chain is faster.
  * Shape: 10 steps × 18 layers of 34.6 MB of bf16 weights; floor 1.36 ms at 4.6 TB/s.
- * Now: 2.96 ms for 10 actions on 533 keys, 3.02 on 789 (check_denoise_sm90 bench, NVIDIA H200,
+ * Now: 2.85 ms for 10 actions on 533 keys, 2.91 on 789 (check_denoise_sm90 bench, NVIDIA H200,
  * 2026-11-22); where it goes is in docs/worklog-denoise.md.
  * Rounding: residual, softmax, norms, Euler in f32; products take bf16(x·gain), 1/rms on their
- * result (docs/numerics.md); exchanged activations bf16, attention partials f32. */
+ * result (docs/numerics.md); exchanged activations and weights of
+ * keys bf16. */
 #include "backend/cuda/kernels/denoise_sm90.cuh"
 
 namespace dn90
@@ -57,13 +63,13 @@ constexpr int WARPS = 8, THREADS = (WARPS + 4) * 32, NS = 12;
 #endif
 constexpr int IN_FLIGHT = DN90_IN_FLIGHT; /* slots of 16 KB being copied */
 constexpr uint32_t GIVE_UP = 1u << 22;    /* about two seconds of polling; a call has some 10^4 */
-constexpr int PR_LD = 5 * 16 + 8;         /* columns of the probability matrix, padded */
 
 struct params {
     const uint8_t *weights;
     uint8_t *kv;
     bf16 *x1, *x2, *xf, *ub, *q, *ob, *hb, *ks;
-    float *po, *ml, *ssq1, *ssq2, *ssqf;
+    uint8_t *sc;
+    float *ssq1, *ssq2, *ssqf;
     const float2 *rope;
     const int *neff;
     int *status;
@@ -83,7 +89,10 @@ struct params {
 
 struct smem {
     alignas(128) uint8_t ring[NS * SLOT];
-    alignas(16) bf16 pr[T16 * PR_LD]; /* probabilities [token][key] */
+    alignas(
+        16) float4 part[WARPS * 64]; /* attention: a warp's sums [n][dim pair][token], its scale, */
+    alignas(16) uint32_t to[WARPS * T16];
+    alignas(16) float l[WARPS * T16]; /* and its sum of weights */
     alignas(16) float xch[8 * T16];   /* the peer's sums of this CTA's rows: [row][token] */
     alignas(16) float ssq[WARPS * T16];
     float res[8 * T16];               /* residual of this CTA's rows: [row][token] */
@@ -109,9 +118,9 @@ struct ctx {
     int s; /* ring position: slot (even) and parity */
     uint32_t ph;
     uint32_t n_layer, n_xch; /* parities of done[] and xbar */
-    int nt, t0, st;          /* prefix tiles of this CTA's split: count, first; suffix tile or -1 */
-    int n_eff, T;            /* prefix keys and tokens of this step */
-    uint32_t spins;          /* unanswered loads so far; past GIVE_UP nothing waits any more */
+    int nt, t0, tiles, st; /* prefix tiles: of this CTA's split, its first, all; the suffix here? */
+    int n_eff, T;          /* prefix keys and tokens of this step */
+    uint32_t spins;        /* unanswered loads so far; past GIVE_UP nothing waits any more */
 
     /* Hides from the compiler that these do not change: or it computes every address of every phase
      * once, ahead of the loop, and spills them; a spilled register is a read from L2 here, since the
@@ -336,17 +345,18 @@ __device__ __forceinline__ void store_qkv(const ctx &c, const params &p, int lay
     const int key = c.n_eff & 15;
     int i = tile % 16 * 8 + g;
     /* the state's k and v: for the later steps among the prefix keys, as key number n_eff */
-    bf16 *keep = (bf16 *)(p.kv + (size_t)(layer * MAX_TILES + (c.n_eff >> 4)) * KV_TILE);
-    bf16 *ks = p.ks + (tok >> 4) * (KV_TILE / 2);
+    bf16 *keep = (bf16 *)(p.kv + (size_t)layer * KV_LAYER);
+    bf16 *ks = p.ks;
     const bool state = c.T > p.T;
     if (tile >= 144) { /* tokens tok & ~1, +1 of dim i or, in odd lanes, i + 128 */
         const bool real = tok < c.T;
         const uint32_t w = pair_words(real ? v.x : 0.f, real ? v.y : 0.f, 1, c.lane);
         i += tok & 1 ? 128 : 0;
         if ((tok & ~1) < c.T)
-            st_relaxed_u32(ks + v_off(i, tok & 14), w);
+            st_relaxed_u32(ks + KV_TILE / 4 + (i >> 4) * 256 + v_off(i, tok & 14), w);
         if (state && (tok | 1) == (p.T | 1)) {
-            keep[v_off(i, key)] = __ushort_as_bfloat16((uint16_t)(w >> (p.T & 1) * 16));
+            keep[KV_LAYER / 4 + ((i >> 4) * MAX_TILES + (c.n_eff >> 4)) * 256 + v_off(i, key)] =
+                __ushort_as_bfloat16((uint16_t)(w >> (p.T & 1) * 16));
             fence_proxy_async_all();
         }
         return;
@@ -359,9 +369,9 @@ __device__ __forceinline__ void store_qkv(const ctx &c, const params &p, int lay
     if (tile < 128) {
         st_relaxed_u32(p.q + b_off(tile / 16 * E + i, tok), w);
     } else {
-        st_relaxed_u32(ks + k_off(i, tok & 15), w);
+        st_relaxed_u32(ks + k_off(i, tok), w);
         if (state && tok == p.T) {
-            st_relaxed_u32(keep + k_off(i, key), w);
+            st_relaxed_u32(keep + (c.n_eff >> 4) * (KV_TILE / 4) + k_off(i, key), w);
             fence_proxy_async_all();
         }
     }
@@ -459,203 +469,202 @@ __device__ __forceinline__ void normed(ctx &c, const params &p, enum phase what,
     c.advance(2 * nu);
 }
 
-/* ---- attention of head c/16 on key split c%16 → po, ml ---- */
-__device__ __forceinline__ void attend(ctx &c, const params &p)
+/* ---- attention of head c/16: scores of this CTA's key tiles → sc; all of them → ob, dims 16·(c%16) … */
+
+/* Weights of keys 2g, 2g + 1 for a token, and the power of two that they are relative to: 2^(m - 2^29).
+ * Powers of two are exact to multiply by, so nobody has to know the others' maximum. */
+__device__ __forceinline__ uint2 key_pair(float s0, float s1)
+{
+    const float m = ceilf(fminf(fmaxf(fmaxf(s0, s1), -0x1p29f), 0x1p29f));
+    return make_uint2(pack2(exp2_approx(s0 - m), exp2_approx(s1 - m)),
+                      (uint32_t)((int)m + (1 << 29)));
+}
+/* 2^(m - to), 0 if that is less than 2^-126; m ≤ to */
+__device__ __forceinline__ uint32_t biased(uint32_t m, uint32_t to)
+{
+    return (uint32_t)max((int)(m - to) + 127, 0);
+}
+/* both halves, as bf16 */
+__device__ __forceinline__ uint32_t rescale(uint32_t pair, uint32_t m, uint32_t to)
+{
+    const uint32_t f = biased(m, to) * 0x00800080u;
+    __nv_bfloat162 v = __hmul2(*(__nv_bfloat162 *)&pair, *(__nv_bfloat162 *)&f);
+    return *(uint32_t *)&v;
+}
+
+/* Warp w < nt: tile t0 + w of the prefix; warp 4 of the last split: the suffix tile. */
+__device__ __forceinline__ void scores(ctx &c, const params &p)
 {
     c.forget();
-    const int head = c.cta >> 4, split = c.cta & 15, half = c.warp & 1, T = c.T;
-    const int na = c.nt + (c.st >= 0);  /* the suffix tile comes last, in a slot of its own */
-    const int sfx_keys = T - c.st * 16; /* of the suffix tile that are real */
-    uint4 b[4][N8];
-    if (c.st < 0) {
-        poll_b(b, p.q + (head * 8 + half * 4) * N8 * 256, 3, T, c);
-    } else {
-        /* the suffix tile too, from L2 through registers into its slot: K by the two warps whose task
-         * it is, half each; V by the warp that will use it, two dim tiles */
-        const bool task = c.nt == c.warp >> 1 || (c.nt == 4 && c.warp < 2);
-        const bf16 *src = p.ks + c.st * (KV_TILE / 2) + c.lane * 8;
-        const int k0 = half * 8, v0 = 16 + c.warp * 2;
-        uint4 a[10];
+    const int head = c.cta >> 4, T = c.T;
+    const bool sfx = c.st && c.warp == 4;
+    if (c.warp < c.nt || sfx) {
+        const int tile = sfx ? c.tiles : c.t0 + c.warp;
+        uint8_t *out = p.sc + (head * SC_TILES + tile) * SC_TILE + c.t * 128 + c.g * 8;
+        const bf16 *q = p.q + head * 8 * N8 * 256 + c.lane * 8, *ks = p.ks + c.lane * 8;
+        uint4 a[16], b[8][N8];
+        if (!sfx) {
+            c.full(c.warp >> 1);
+            const uint4 *k = (const uint4 *)(c.ptr(c.warp >> 1) + (c.warp & 1) * 8192) + c.lane;
+#pragma unroll
+            for (int i = 0; i < 16; i++)
+                a[i] = k[i * 32];
+        }
         uint32_t m;
         do {
             m = 0;
 #pragma unroll
-            for (int i = 0; i < 10; i++)
-                a[i] = i >= 8 ? ld_relaxed(src + (v0 + i - 8) * 256)
-                       : task ? ld_relaxed(src + (k0 + i) * 256)
-                              : make_uint4(0, 0, 0, 0);
+            for (int kb = 0; kb < 8; kb++)
 #pragma unroll
-            for (int i = 0; i < 10; i++) {
-                if (i >= 8 ? 4 * c.t >= sfx_keys : c.g >= sfx_keys)
-                    a[i].x = 0, (i >= 8 ? a[i].y : a[i].z) = 0;
-                if (i >= 8 ? 4 * c.t + 2 >= sfx_keys : c.g + 8 >= sfx_keys)
-                    a[i].w = 0, (i >= 8 ? a[i].z : a[i].y) = 0;
-                m = max4(m, a[i]);
+                for (int n = 0; n < N8; n++)
+                    b[kb][n] = n * 8 + c.g < T ? ld_relaxed(q + (kb * N8 + n) * 256)
+                                               : make_uint4(0, 0, 0, 0);
+            if (sfx) {
+#pragma unroll
+                for (int i = 0; i < 16; i++)
+                    a[i] = ld_relaxed(ks + i * 256);
+#pragma unroll
+                for (int i = 0; i < 16; i++) {
+                    m = max(m, 2 * c.g < T ? max(a[i].x, a[i].z) : 0);
+                    m = max(m, 2 * c.g + 1 < T ? max(a[i].y, a[i].w) : 0);
+                }
             }
-            m = max(m, load_b(b, p.q + (head * 8 + half * 4) * N8 * 256, T, c));
+#pragma unroll
+            for (int kb = 0; kb < 8; kb++)
+#pragma unroll
+                for (int n = 0; n < N8; n++)
+                    m = max4(m, b[kb][n]);
         } while (__any_sync(~0u, m == ~0u) && c.again());
-        c.full(c.nt);
-        uint8_t *dst = c.ptr(c.nt) + c.lane * 16;
-        if (task)
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-                *(uint4 *)(dst + (k0 + i) * 512) = a[i];
-        *(uint4 *)(dst + v0 * 512) = a[8];
-        *(uint4 *)(dst + v0 * 512 + 512) = a[9];
-        __syncwarp();
-    }
-    STAMP(4);
-#pragma unroll 1
-    for (int task = c.warp; task < 2 * na; task += WARPS) {
-        float s[N8][4];
+        STAMP(4);
+        float s[N8][4], odd[N8][4];
         zero(s);
-        c.full(task >> 1);
-        uint8_t *part = c.ptr(task >> 1) + half * 4096;
-        mma_unit(s, part, b, c.lane);
-        store_part(part, s, c.lane);
+        zero(odd);
+#pragma unroll
+        for (int kb = 0; kb < 8; kb++)
+#pragma unroll
+            for (int n = 0; n < N8; n++) {
+                mma_bf16(s[n], a[2 * kb], b[kb][n].x, b[kb][n].y);
+                mma_bf16(odd[n], a[2 * kb + 1], b[kb][n].z, b[kb][n].w);
+            }
+        /* the state (token p.T) does not see the actions */
+        const int key = sfx ? 2 * c.g : tile * 16 + 2 * c.g, end = sfx ? T : c.n_eff;
+#pragma unroll
+        for (int n = 0; n < N8; n++)
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                const int tok = n * 8 + 2 * c.t + j, from = sfx && tok == p.T ? p.T : 0;
+                float v[2];
+#pragma unroll
+                for (int k = 0; k < 2; k++)
+                    v[k] = key + k >= from && key + k < end
+                               ? (s[n][2 * k + j] + odd[n][2 * k + j]) * (0.0625f * 1.44269504f)
+                               : -1e30f;
+                if (tok < T)
+                    st_relaxed(out + (n * 8 + j) * 64, key_pair(v[0], v[1]));
+            }
+        STAMP(5);
     }
-    STAMP(5);
-    c.sync();
-    /* softmax over this split's keys: a warp two tokens at a time, 16 lanes each, a key a tile */
-#pragma unroll 1
-    for (int tp = c.warp; 2 * tp < T; tp += WARPS) {
-        const int tok = 2 * tp + (c.lane >> 4), j = c.lane & 15;
-        const int off = ((tok >> 3) * 16 + j) * 8 + (tok & 7);
-        float v[5], m = -1e30f, l = 0.f;
-#pragma unroll
-        for (int k = 0; k < 5; k++) {
-            v[k] = -1e30f;
-            if (k < na) {
-                const float *q = (const float *)c.ptr(k) + off;
-                const int key = k < c.nt ? (c.t0 + k) * 16 + j : c.st * 16 + j;
-                /* the state (token p.T) does not see the actions */
-                if (k < c.nt ? key < c.n_eff : key < T && (tok < p.T || key == p.T))
-                    v[k] = (q[0] + q[1024]) * (0.0625f * 1.44269504f);
-            }
-            m = fmaxf(m, v[k]);
-        }
-#pragma unroll
-        for (int o = 1; o < 16; o *= 2)
-            m = fmaxf(m, __shfl_xor_sync(~0u, m, o));
-#pragma unroll
-        for (int k = 0; k < 5; k++)
-            if (k < na) {
-                float e = v[k] > -1e29f ? exp2_approx(v[k] - m) : 0.f;
-                l += e;
-                c.sm->pr[tok * PR_LD + k * 16 + j] = __float2bfloat16(e);
-            }
-#pragma unroll
-        for (int o = 1; o < 16; o *= 2)
-            l += __shfl_xor_sync(~0u, l, o);
-        if (j == 0 && tok < T) {
-            float *d = p.ml + (head * SPLITS + split) * 2 * T16 + tok;
-            st_relaxed_f32(d, m);
-            st_relaxed_f32(d + T16, l);
-        }
-    }
-    c.sync();
-    STAMP(6);
-    float o[2][N8][4];
-    zero(o[0]);
-    zero(o[1]);
-#pragma unroll 1
-    for (int k = 0; k < na; k++) {
-        c.full(k);
-        const uint4 *a = (const uint4 *)(c.ptr(k) + 8192) + c.warp * 64 + c.lane;
-        const uint4 a0 = a[0], a1 = a[32];
-        const bf16 *pr = c.sm->pr + c.g * PR_LD + k * 16 + 4 * c.t;
-#pragma unroll
-        for (int n = 0; n < N8; n++) {
-            uint2 pb = *(const uint2 *)(pr + n * 8 * PR_LD);
-            mma_bf16(o[0][n], a0, pb.x, pb.y);
-            mma_bf16(o[1][n], a1, pb.x, pb.y);
-        }
-    }
-    /* po[head][dim tile][split][token][16 dims] */
-    float *po =
-        p.po + (size_t)(((head * 16 + c.warp * 2) * SPLITS + split) * T16 + 2 * c.t) * 16 + c.g;
-#pragma unroll
-    for (int d = 0; d < 2; d++)
-#pragma unroll
-        for (int n = 0; n < N8; n++) {
-            const int tok = n * 8 + 2 * c.t;
-            float *q = po + (d * SPLITS * T16 + n * 8) * 16;
-            if (tok < T) {
-                st_relaxed_f32(q, o[d][n][0]);
-                st_relaxed_f32(q + 8, o[d][n][2]);
-            }
-            if (tok + 1 < T) {
-                st_relaxed_f32(q + 16, o[d][n][1]);
-                st_relaxed_f32(q + 24, o[d][n][3]);
-            }
-        }
-    STAMP(7);
-    const int slots = (na + 1) & ~1;
-    c.release(0, slots);
-    c.advance(slots);
 }
 
-/* ---- po, ml of all splits → ob, dims 16·(c%16) … of head c/16 ---- */
-__device__ __forceinline__ void combine(ctx &c, const params &p)
+/* Warp w: tiles w, w + 8, … of all, the suffix tile behind the prefix's; then the warps' sums. */
+__device__ __forceinline__ void values(ctx &c, const params &p)
 {
     c.forget();
+    constexpr int MINE = (SC_TILES + WARPS - 1) / WARPS;
     const int head = c.cta >> 4, dt = c.cta & 15, T = c.T;
-    /* a thread: four dims of a token, from all splits */
-    const int tok = c.tid >> 2, d4 = c.tid & 3, at = min(tok, T - 1);
-    const float *po = p.po + (size_t)((head * 16 + dt) * SPLITS * T16 + at) * 16 + d4 * 4;
-    uint4 v[SPLITS];
-    if (c.warp * 8 < T) {
-        uint32_t m;
-        /* the weights of its four splits 4·d4 … */
-        const float *ml = p.ml + (head * SPLITS + d4 * 4) * 2 * T16 + at;
-        uint32_t mw[4], lw[4];
-        do {
-            m = 0; /* every register is written on every path, or it would be live all round the loop */
+    const int mine = (c.tiles + WARPS - c.warp) / WARPS; /* of tiles + 1 */
+    const bool sfx = (c.tiles & 7) == c.warp;            /* its last one is the suffix */
+    const uint8_t *sc = p.sc + (head * SC_TILES + c.warp) * SC_TILE + c.lane * 16;
+    const bf16 *vs = p.ks + KV_TILE / 4 + dt * 256 + c.lane * 8;
+    uint4 w[MINE][N8], last;
+    c.full(2);
+    c.full(3);
+    uint32_t m, to[N8];
+    do {
+        m = 0;
+        last = sfx ? ld_relaxed(vs) : make_uint4(0, 0, 0, 0);
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                mw[i] = ld_relaxed_u32(ml + i * 2 * T16);
-                lw[i] = ld_relaxed_u32(ml + (i * 2 + 1) * T16);
-                m = max(m, max(mw[i], lw[i]));
+        for (int i = 0; i < MINE; i++)
+#pragma unroll
+            for (int n = 0; n < N8; n++)
+                w[i][n] = i < mine && n * 8 + c.g < T
+                              ? ld_relaxed(sc + i * (WARPS * SC_TILE) + n * 512)
+                              : make_uint4(0, 0, 0, 0);
+        if (4 * c.t >= T)
+            last.x = last.y = 0;
+        if (4 * c.t + 2 >= T)
+            last.z = last.w = 0;
+        m = max4(m, last);
+#pragma unroll
+        for (int n = 0; n < N8; n++) {
+            to[n] = 0;
+#pragma unroll
+            for (int i = 0; i < MINE; i++) {
+                m = max(m, max(w[i][n].x, w[i][n].z));
+                to[n] = max(to[n], max(w[i][n].y, w[i][n].w));
             }
-#pragma unroll
-            for (int i = 0; i < SPLITS; i++)
-                v[i] = ld_relaxed(po + i * T16 * 16);
-#pragma unroll
-            for (int i = 0; i < SPLITS; i++)
-                m = max4(m, v[i]);
-        } while (__any_sync(~0u, m == ~0u) && c.again());
-        float mx = -1e30f, w[4], l = 0.f;
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            mx = fmaxf(mx, __uint_as_float(mw[i]));
-        mx = fmaxf(mx, __shfl_xor_sync(~0u, mx, 1));
-        mx = fmaxf(mx, __shfl_xor_sync(~0u, mx, 2));
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            w[i] = exp2_approx(__uint_as_float(mw[i]) - mx);
-            l = fmaf(w[i], __uint_as_float(lw[i]), l);
+            m = max(m, to[n]);
         }
-        l += __shfl_xor_sync(~0u, l, 1);
-        l += __shfl_xor_sync(~0u, l, 2);
-        float a[4] = {};
+    } while (__any_sync(~0u, m == ~0u) && c.again());
+    STAMP(6);
+    float o[N8][4], l[N8][4];
+    zero(o);
+    zero(l);
 #pragma unroll
-        for (int i = 0; i < SPLITS; i++) {
-            const float e = __shfl_sync(~0u, w[i & 3], (c.lane & ~3) + (i >> 2));
-            a[0] = fmaf(e, __uint_as_float(v[i].x), a[0]);
-            a[1] = fmaf(e, __uint_as_float(v[i].y), a[1]);
-            a[2] = fmaf(e, __uint_as_float(v[i].z), a[2]);
-            a[3] = fmaf(e, __uint_as_float(v[i].w), a[3]);
-        }
-        l = __fdividef(1.f, l);
-        mbar_wait(&c.sm->done[0], c.n_layer & 1);
-        if (tok < T) {
-            bf16 *o = p.ob + b_off(head * E + dt * 16 + d4 * 4, tok);
-            st_relaxed_u32(o, pack2(a[0] * l, a[1] * l));
-            st_relaxed_u32(o + 2, pack2(a[2] * l, a[3] * l));
+    for (int n = 0; n < N8; n++) {
+        to[n] = max(to[n], __shfl_xor_sync(~0u, to[n], 1));
+        to[n] = max(to[n], __shfl_xor_sync(~0u, to[n], 2));
+    }
+    const uint4 ones = make_uint4(0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u);
+#pragma unroll
+    for (int i = 0; i < MINE; i++) {
+        if (i < mine) {
+            uint4 a = last;
+            if (i < 8 && !(sfx && i == mine - 1))
+                a = ((const uint4 *)(c.ptr(2 + (i >> 2)) + ((i & 3) * 8 + c.warp) * 512))[c.lane];
+#pragma unroll
+            for (int n = 0; n < N8; n++) {
+                const uint32_t x = rescale(w[i][n].x, w[i][n].y, to[n]);
+                const uint32_t z = rescale(w[i][n].z, w[i][n].w, to[n]);
+                mma_bf16(o[n], a, x, z);
+                mma_bf16(l[n], ones, x, z);
+            }
         }
     }
-    mbar_wait(&c.sm->done[0], c.n_layer & 1);
+    float4 *part = c.sm->part + c.warp * 64 + c.lane;
+#pragma unroll
+    for (int n = 0; n < N8; n++) {
+        part[n * 32] = make_float4(o[n][0], o[n][2], o[n][1], o[n][3]);
+        if (c.t == 0)
+            c.sm->to[c.warp * T16 + n * 8 + c.g] = to[n];
+        if (c.g == 0)
+            *(float2 *)(c.sm->l + c.warp * T16 + n * 8 + 2 * c.t) = make_float2(l[n][0], l[n][1]);
+    }
+    c.sync();
+    STAMP(7);
+    if (const int n = c.warp >> 1; n * 8 < T && n < N8) { /* of a token tile half the dim pairs */
+        const int g = (c.warp & 1) * 4 + (c.lane >> 3), tok = n * 8 + (c.lane & 7);
+        const float2 *q = (const float2 *)c.sm->part + n * 64 + g * 8 + (c.lane & 7);
+        uint32_t e[WARPS], top = 0;
+#pragma unroll
+        for (int i = 0; i < WARPS; i++)
+            e[i] = c.sm->to[i * T16 + tok], top = max(top, e[i]);
+        float sum = 0.f, x = 0.f, y = 0.f;
+#pragma unroll
+        for (int i = 0; i < WARPS; i++) {
+            const float f = __uint_as_float(biased(e[i], top) << 23);
+            const float2 a = q[i * 128];
+            sum = fmaf(f, c.sm->l[i * T16 + tok], sum);
+            x = fmaf(f, a.x, x), y = fmaf(f, a.y, y);
+        }
+        sum = __fdividef(1.f, sum);
+        mbar_wait(&c.sm->done[0], c.n_layer & 1);
+        if (tok < T)
+            st_relaxed_u32(p.ob + b_off(head * E + dt * 16 + 2 * g, tok), pack2(x * sum, y * sum));
+    }
     STAMP(8);
+    c.release(0, 4);
+    c.advance(4);
 }
 
 /* The residual: rows 8·rank … +7 of tile c/2. Warps 0 … 3 hold four tokens of all 8 rows each:
@@ -839,8 +848,8 @@ __device__ __forceinline__ void compute(ctx &c, const params &p)
                 if (p.pi05)
                     continue;
             } else if (first == QKV) {
-                attend(c, p);
-                combine(c, p);
+                scores(c, p);
+                values(c, p);
             }
             /* turn reads norm `turn` next, and its gate is that of norm turn − 1 */
             const float *next = norm + (int64_t)turn * p.norm_inst;
@@ -865,8 +874,8 @@ struct feeder {
     uint64_t *full, *empty;
     int s;
     uint32_t ph, n;
-    /* src NULL: an empty slot, there to keep units of two slots at even ones */
-    __device__ __forceinline__ void slots(const uint8_t *src, int count, uint64_t pol)
+    /* count slots, bytes in all: what is left over stays empty */
+    __device__ __forceinline__ void slots(const uint8_t *src, int count, int bytes, uint64_t pol)
     {
 #pragma unroll 1
         for (; count > 0; count--) {
@@ -876,10 +885,11 @@ struct feeder {
                 const int k = s - IN_FLIGHT;
                 mbar_wait(&full[k < 0 ? k + NS : k], k < 0 ? ph ^ 1 : ph);
             }
-            if (src) {
-                mbar_expect(&full[s], SLOT);
-                bulk_copy(ring + s * SLOT, src, SLOT, &full[s], pol);
-                src += SLOT;
+            if (bytes > 0) {
+                const uint32_t now = (uint32_t)min(bytes, SLOT);
+                mbar_expect(&full[s], now);
+                bulk_copy(ring + s * SLOT, src, now, &full[s], pol);
+                src += SLOT, bytes -= SLOT;
             } else {
                 mbar_arrive(&full[s]);
             }
@@ -891,23 +901,23 @@ struct feeder {
 };
 
 __device__ __forceinline__ void feed(smem *sm, const params &p, int cta, int rank, int nt, int t0,
-                                     int st)
+                                     int tiles)
 {
     feeder f = {};
     f.ring = sm->ring, f.full = sm->full, f.empty = sm->empty;
     const uint64_t once = policy_evict_first(), keep = policy_evict_last();
     const uint8_t *heads = p.weights + (size_t)p.L * U_LAYER * UNIT;
-    const int na = nt + (st >= 0);
 #pragma unroll 1
     for (int step = 0; step < p.steps; step++) {
 #pragma unroll 1
         for (int l = -1; l <= p.L; l++) {
             const uint8_t *w = p.weights + (size_t)l * U_LAYER * UNIT;
+            const uint8_t *kv = p.kv + (size_t)l * KV_LAYER;
             /* in the order in which compute() takes them */
 #pragma unroll 1
             for (int i = 0; i < 7; i++) {
                 const uint8_t *src = nullptr;
-                int n = 0;
+                int n = 0, bytes = 0;
                 if (l == p.L) {
                     src = heads, n = i == 0 ? 2 * U_OUT : 0;
                 } else if (l < 0) {
@@ -917,9 +927,10 @@ __device__ __forceinline__ void feed(smem *sm, const params &p, int cta, int ran
                 } else if (i == 1) {
                     src = w + (size_t)kv_tile(cta) * UNIT, n = kv_tile(cta) >= 0 ? 2 : 0;
                 } else if (i == 2) {
-                    src = p.kv + (size_t)(l * MAX_TILES + t0) * KV_TILE, n = nt;
+                    src = kv + t0 * (KV_TILE / 2), n = 2, bytes = nt * (KV_TILE / 2);
                 } else if (i == 3) {
-                    n = (st >= 0) + (na & 1);
+                    src = kv + KV_LAYER / 2 + (cta & 15) * (MAX_TILES * 512);
+                    n = 2, bytes = tiles * 512;
                 } else if (i == 4) {
                     src = w + (size_t)(U_QKV + cta) * UNIT, n = 2;
                 } else if (i == 5) {
@@ -928,7 +939,8 @@ __device__ __forceinline__ void feed(smem *sm, const params &p, int cta, int ran
                     src = w + (size_t)(U_QKV + U_O + U_GU + (cta >> 1) * 4 + rank * 2) * UNIT,
                     n = 4;
                 }
-                f.slots(src, n, l < 0 || l == p.L || i == 2 ? keep : once);
+                const bool is_kv = i == 2 || i == 3;
+                f.slots(src, n, is_kv ? bytes : n * SLOT, l < 0 || l == p.L || is_kv ? keep : once);
             }
         }
     }
@@ -943,7 +955,8 @@ __device__ __forceinline__ void cleared(uint64_t *done, int lane)
         mbar_arrive(done);
 }
 
-__device__ __forceinline__ void clear(smem *sm, const params &p, int cta, int rank, int lane)
+__device__ __forceinline__ void clear(smem *sm, const params &p, int cta, int rank, int lane,
+                                      int nt, int t0, int tiles, int st)
 {
     const uint4 e4 = make_uint4(~0u, ~0u, ~0u, ~0u);
     const int row = (cta >> 1) * 16 + rank * 8, head = cta >> 4, part = cta & 15;
@@ -978,29 +991,26 @@ __device__ __forceinline__ void clear(smem *sm, const params &p, int cta, int ra
         for (int tok = lane; tok < T; tok += 32) {
             st_relaxed(p.q + b_off(head * E + part * 8, tok), e4);
             st_relaxed(p.q + b_off(head * E + part * 8 + 128, tok), e4);
-            float *ml = p.ml + (head * SPLITS + part) * 2 * T16 + tok;
-            st_relaxed_u32(ml, ~0u);
-            st_relaxed_u32(ml + T16, ~0u);
         }
         if (kv >= 0) {
 #pragma unroll 1
             for (int i = lane; i < T * 8; i += 32) { /* words: K (token, dim pair); V (pair, dim) */
                 const int tok = i / 8, dim = part * 8 + i / 4 % 2 * 128, d = i % 4;
-                bf16 *t = p.ks + (tok >> 4) * (KV_TILE / 2);
                 if (kv < 144) {
-                    st_relaxed_u32(t + k_off(dim + d * 2, tok & 15), ~0u);
+                    st_relaxed_u32(p.ks + k_off(dim + d * 2, tok), ~0u);
                 } else if (!(tok & 1)) {
-                    st_relaxed_u32(t + v_off(dim + d, tok & 15), ~0u);
-                    st_relaxed_u32(t + v_off(dim + d + 4, tok & 15), ~0u);
+                    bf16 *t = p.ks + KV_TILE / 4 + (dim >> 4) * 256;
+                    st_relaxed_u32(t + v_off(dim + d, tok), ~0u);
+                    st_relaxed_u32(t + v_off(dim + d + 4, tok), ~0u);
                 }
             }
         }
 #pragma unroll 1
-        for (int dt = 0; dt < 16; dt++) {
-            float *d = p.po + (size_t)((head * 16 + dt) * SPLITS + part) * T16 * 16;
+        for (int k = 0; k < nt + st; k++) {
+            uint8_t *d = p.sc + (head * SC_TILES + (k < nt ? t0 + k : tiles)) * SC_TILE;
 #pragma unroll 1
             for (int i = lane; i < T * 4; i += 32)
-                st_relaxed(d + i * 4, e4);
+                st_relaxed(d + i * 16, e4);
         }
 
         mbar_wait(&sm->ev[2], n & 1);
@@ -1035,21 +1045,21 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(THREADS, 1)
     const int n_eff = *p.neff, tiles = (n_eff + 15) / 16, split = cta & 15;
     const int nt = tiles / SPLITS + (split < tiles % SPLITS);
     const int t0 = split * (tiles / SPLITS) + min(split, tiles % SPLITS);
-    const int ns = (p.T + p.n_state + 15) / 16; /* suffix tiles, to the last splits */
-    const int st = split >= SPLITS - ns ? split - (SPLITS - ns) : -1;
+    const int st = split == SPLITS - 1; /* the suffix tile is the last split's */
     if (warp >= WARPS) {
         reg_dealloc<56>();
         if (warp == WARPS) {
             if (lane == 0)
-                feed(sm, p, cta, rank, nt, t0, st);
+                feed(sm, p, cta, rank, nt, t0, tiles);
         } else if (warp == WARPS + 1) {
-            clear(sm, p, cta, rank, lane);
+            clear(sm, p, cta, rank, lane, nt, t0, tiles, st);
         }
     } else {
         reg_alloc<224>();
         ctx c = {};
         c.sm = sm, c.tid = tid, c.warp = warp, c.lane = lane, c.g = lane / 4, c.t = lane % 4;
         c.cta = cta, c.rank = rank, c.nt = nt, c.t0 = t0, c.n_eff = n_eff, c.st = st;
+        c.tiles = tiles;
         compute(c, p);
     }
     __syncwarp();
@@ -1078,8 +1088,8 @@ extern "C" cudaError_t dn90_enqueue(const struct dn90_args *a, cudaStream_t stre
     p.weights = (const uint8_t *)a->weights, p.kv = b + w.kv;
     p.x1 = (bf16 *)(b + w.x1), p.x2 = (bf16 *)(b + w.x2), p.xf = (bf16 *)(b + w.xf);
     p.ub = (bf16 *)(b + w.ub), p.q = (bf16 *)(b + w.q), p.ob = (bf16 *)(b + w.ob);
-    p.hb = (bf16 *)(b + w.hb), p.ks = (bf16 *)(b + w.ks), p.po = (float *)(b + w.po);
-    p.ml = (float *)(b + w.ml), p.ssq1 = (float *)(b + w.ssq1), p.ssq2 = (float *)(b + w.ssq2);
+    p.hb = (bf16 *)(b + w.hb), p.ks = (bf16 *)(b + w.ks), p.sc = b + w.sc;
+    p.ssq1 = (float *)(b + w.ssq1), p.ssq2 = (float *)(b + w.ssq2);
     p.ssqf = (float *)(b + w.ssqf), p.rope = (const float2 *)(b + w.rope);
     p.neff = (const int *)(b + w.neff), p.status = (int *)(b + w.status);
     p.norm = a->norm, p.pi05 = a->shape.pi05;

@@ -13,9 +13,11 @@
  * B order (activations): element (token, k) is at ((k/32)·N8 + token/8)·256 + lane·8 + k%8 with
  *     lane = (token%8)·4 + (k%32)/8: 16 bytes of a lane feed two k16 steps.
  * A unit of weights is 16 rows × 1024 k in A order, 32 KB; warp w of 8 takes k 128w … +127, 4 KB.
- * Row pairs r, r+8 of a tile: q, k, v: head dims i, i+128 (RoPE pairs); gate·up: gate, up of a unit.
+ * Row pairs r, r+8 of a tile: q, k, v: head dims i, i+128 (RoPE pairs); gate·up: gate, up of a unit;
+ * keys 2r, 2r+1 of a K tile, dims 2r, 2r+1 of a V^T tile, so that a lane's results are neighbours.
  * V^T tile of 16 keys: A order of one k16 step, rows = dims: 16 dim tiles of 512 bytes, lane's keys
- *     4t … 4t+3. */
+ *     4t … 4t+3.
+ * sc, for 16 keys: [token][key pair]: their weights as two bf16, and what they are relative to. */
 #ifndef PI0_CUDA_DENOISE_SM90_CUH
 #define PI0_CUDA_DENOISE_SM90_CUH
 
@@ -28,18 +30,19 @@ typedef __nv_bfloat16 bf16;
 
 constexpr int W = 1024, E = 256, H = 8, QD = 2048, F = 4096, A = 32;
 constexpr int CTAS = 128, SPLITS = 16;    /* CTAs of the loop; key splits of a head */
+constexpr int N8 = 2, T16 = N8 * 8;       /* tiles of 8 tokens; tokens with padding */
 constexpr int UNIT = 32768, SLOT = 16384; /* bytes */
 constexpr int U_QKV = 160, U_O = 128, U_GU = 512, U_D = 256;
 constexpr int U_LAYER = U_QKV + U_O + U_GU + U_D;
-constexpr int U_OUT = 4, U_MLP = 128; /* heads; their weights are two bf16 each */
-constexpr int MAX_TILES = 64;         /* of 16 keys */
-constexpr int KV_TILE = 16384;        /* K 8 KB, V^T 8 KB */
-
-constexpr int N8 = 2, T16 = N8 * 8; /* tiles of 8 tokens; tokens with padding */
+constexpr int U_OUT = 4, U_MLP = 128;         /* heads; their weights are two bf16 each */
+constexpr int MAX_TILES = 64;                 /* of 16 keys */
+constexpr int KV_TILE = 16384;                /* K 8 KB, V^T 8 KB */
+constexpr int KV_LAYER = MAX_TILES * KV_TILE; /* K [tile][8 KB], then V^T [dim tile][tile][512] */
+constexpr int SC_TILES = MAX_TILES + 1, SC_TILE = T16 * 64; /* [token][key pair]: weights, scale */
 
 /* Workspace, byte offsets. [0, poison) is exchanged between CTAs and holds 0xff when empty. */
 struct ws {
-    size_t x1, x2, xf, ub, q, ob, hb, ks, po, ml, ssq1, ssq2, ssqf, poison, rope, kv, neff, status,
+    size_t x1, x2, xf, ub, q, ob, hb, ks, sc, ssq1, ssq2, ssqf, poison, rope, kv, neff, status,
         total;
 };
 inline struct ws ws_of(int n_layers)
@@ -54,8 +57,7 @@ inline struct ws ws_of(int n_layers)
     w.ob = o, o += (size_t)T16 * QD * 2;
     w.hb = o, o += (size_t)T16 * F * 2;
     w.ks = o, o += KV_TILE;
-    w.po = o, o += (size_t)H * 16 * SPLITS * T16 * 16 * 4;
-    w.ml = o, o += (size_t)H * SPLITS * 2 * T16 * 4;
+    w.sc = o, o += (size_t)H * SC_TILES * SC_TILE;
     w.ssq1 = o, o += (size_t)CTAS * T16 * 4;
     w.ssq2 = o, o += (size_t)CTAS * T16 * 4;
     w.ssqf = o, o += (size_t)CTAS * T16 * 4;
@@ -76,13 +78,12 @@ __device__ __forceinline__ int b_off(int k, int tok)
 /* K tile (rows = keys, k = dims) and V^T tile (rows = dims, k = keys), in elements of a tile */
 __device__ __forceinline__ int k_off(int dim, int key)
 {
-    return (dim >> 5) * 512 + ((dim & 7) >> 2) * 256 + ((key & 7) * 4 + ((dim >> 3) & 3)) * 8 +
-           ((key >> 3) + (dim & 2)) * 2 + (dim & 1);
+    return (dim >> 5) * 512 + ((dim & 7) >> 2) * 256 + ((key >> 1) * 4 + ((dim >> 3) & 3)) * 8 +
+           ((key & 1) + (dim & 2)) * 2 + (dim & 1);
 }
 __device__ __forceinline__ int v_off(int dim, int key)
 {
-    return 4096 + (dim >> 4) * 256 + ((dim & 7) * 4 + (key >> 2)) * 8 +
-           (((dim >> 3) & 1) + (key & 2)) * 2 + (key & 1);
+    return ((dim >> 1 & 7) * 4 + (key >> 2)) * 8 + ((dim & 1) + (key & 2)) * 2 + (key & 1);
 }
 
 /* Before the loop, in its stream: empties the exchange buffers, packs the prefix keys without the

@@ -177,15 +177,16 @@ __global__ void __launch_bounds__(256)
     if (tile * 16 >= n_eff)
         return;
     const uint16_t *kl = k + layer * layer_stride, *vl = v + layer * layer_stride;
-    uint4 *dst = (uint4 *)(base + w.kv + (size_t)blockIdx.x * KV_TILE);
+    uint4 *dst = (uint4 *)(base + w.kv + (size_t)layer * KV_LAYER) + tile * 512;
+    uint4 *dst_v = (uint4 *)(base + w.kv + (size_t)layer * KV_LAYER + KV_LAYER / 2) + tile * 32;
 #pragma unroll
     for (int c = tid; c < 512; c += 256) { /* K: (block of 32 dims, j, lane) */
         int lane = c % 32, j = c / 32 % 2, kb = c / 64;
         uint32_t r[4];
 #pragma unroll
         for (int a = 0; a < 4; a++) {
-            int key = tile * 16 + lane / 4 + 8 * (a & 1), row = key;
-            r[a] = key < valid ? *(const uint32_t *)(kl + (size_t)row * E + kb * 32 + lane % 4 * 8 +
+            int key = tile * 16 + lane / 4 * 2 + (a & 1);
+            r[a] = key < valid ? *(const uint32_t *)(kl + (size_t)key * E + kb * 32 + lane % 4 * 8 +
                                                      j * 4 + (a & 2))
                                : 0;
         }
@@ -197,13 +198,13 @@ __global__ void __launch_bounds__(256)
         uint32_t r[4];
 #pragma unroll
         for (int a = 0; a < 4; a++) {
-            int dim = dt * 16 + lane / 4 + 8 * (a & 1), key = tile * 16 + lane % 4 * 4 + (a & 2);
+            int dim = dt * 16 + lane / 4 * 2 + (a & 1), key = tile * 16 + lane % 4 * 4 + (a & 2);
             uint32_t x0 = key < valid ? vl[(size_t)key * E + dim] : 0;
             key++;
             uint32_t x1 = key < valid ? vl[(size_t)key * E + dim] : 0;
             r[a] = x0 | x1 << 16;
         }
-        dst[512 + c] = make_uint4(r[0], r[1], r[2], r[3]);
+        dst_v[dt * (MAX_TILES * 32) + lane] = make_uint4(r[0], r[1], r[2], r[3]);
     }
 }
 

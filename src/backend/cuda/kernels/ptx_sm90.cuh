@@ -150,6 +150,11 @@ PTX_INLINE void st_relaxed(void *p, uint4 v)
                  "r"(v.y), "r"(v.z), "r"(v.w)
                  : "memory");
 }
+PTX_INLINE void st_relaxed(void *p, uint2 v)
+{
+    asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(p), "r"(v.x), "r"(v.y)
+                 : "memory");
+}
 PTX_INLINE void st_relaxed_u32(void *p, uint32_t v)
 {
     asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
