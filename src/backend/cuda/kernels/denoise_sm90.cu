@@ -30,9 +30,9 @@
  *      ub. Publishers of ob wait for it. A reader of x2 has been through O and its pair exchange,
  *      hence behind all 128 publications of ob; readers of hb and xf come later still.
  *   B  after the pair exchange of O (every CTA has published ob, so left QKV, scores and values):
- *      clears x1; publishers of hb wait for it. A reader of x1 of the next
- *      layer has been through down and its exchange, hence behind all of hb. Then clears q, ks, sc
- *      without a signal of its own: C's comes later.
+ *      clears x1; publishers of hb wait for it. A reader of x1 of the next layer has been through down
+ *      and its exchange, hence behind all of hb. Then clears q, ks, sc without a signal of its own:
+ *      C's comes later.
  *   C  when x2 was seen whole (every CTA has left O): clears ob. Publishers after down wait for it;
  *      the next readers of q, ks, sc, ob have seen x1 whole.
  * So no reader can meet a value of the layer before. Both sides use relaxed gpu-scope accesses; the
@@ -43,15 +43,19 @@
  * π0's state token is token T of step 0: the actions attend to it, it to the prefix and itself. Its k
  * and v then stay behind the prefix keys for the later steps (docs/model.md §9, item 4).
  *
+ * Between a wait and the store that the next wait is for there is nothing that could have come before:
+ * addresses are made, pinned and the first weights in registers before a poll begins.
+ *
  * Same inputs, same bits: every sum has a fixed order.
  * For one sample of up to 15 actions (cu_loop_batch); with more, suffix_sm90's chain is faster.
  * Shape: 10 steps × 18 layers of 34.6 MB of bf16 weights; floor 1.36 ms at 4.6 TB/s.
- * Now: 2.85 ms for 10 actions on 533 keys, 2.91 on 789 (check_denoise_sm90 bench, NVIDIA H200,
+ * Now: 2.41 ms for 10 actions on 533 keys, 2.50 on 789 (check_denoise_sm90 bench, NVIDIA H200,
  * 2026-11-22); where it goes is in docs/worklog-denoise.md.
  * Rounding: residual, softmax, norms, Euler in f32; products take bf16(x·gain), 1/rms on their
- * result (docs/numerics.md); exchanged activations and weights of
- * keys bf16. */
+ * result (docs/numerics.md); exchanged activations and weights of keys bf16. */
 #include "backend/cuda/kernels/denoise_sm90.cuh"
+
+#include <stddef.h>
 
 namespace dn90
 {
@@ -111,10 +115,13 @@ __device__ __forceinline__ int kv_tile(int cta)
     return head == (part & 7) ? 128 + part : head == ((part + 4) & 7) ? 144 + part : -1;
 }
 
+/* Of a field of smem, from the block's own address of it */
+#define AT(field) (uint32_t) offsetof(smem, field)
+
 /* One computing warp's view. */
 struct ctx {
-    smem *sm;
-    int tid, warp, lane, g, t, cta, rank;
+    uint32_t sm; /* shared memory */
+    int tid, warp, lane, g, t, cta, rank, kv;
     int s; /* ring position: slot (even) and parity */
     uint32_t ph;
     uint32_t n_layer, n_xch; /* parities of done[] and xbar */
@@ -127,23 +134,23 @@ struct ctx {
      * clearing warp's fences empty L1. */
     __device__ __forceinline__ void forget()
     {
-        asm volatile(""
-                     : "+r"(tid), "+r"(warp), "+r"(lane), "+r"(g), "+r"(t), "+r"(cta), "+r"(rank));
+        pin(sm), pin(tid), pin(warp), pin(lane), pin(g), pin(t), pin(cta), pin(rank);
     }
     __device__ __forceinline__ bool again() { return ++spins < GIVE_UP; }
     __device__ __forceinline__ int slot(int i) const { return s + i - (s + i >= NS ? NS : 0); }
-    __device__ __forceinline__ uint8_t *ptr(int i) const { return sm->ring + slot(i) * SLOT; }
+    __device__ __forceinline__ uint32_t ptr(int i) const { return sm + slot(i) * SLOT; }
     __device__ __forceinline__ void full(int i)
     {
-        mbar_wait(&sm->full[slot(i)], ph ^ (s + i >= NS));
+        mbar_wait(sm + AT(full) + slot(i) * 8, ph ^ (s + i >= NS));
     }
-    /* The warp is done with slots [i, i + n): its writes to them come before the next copy. */
-    __device__ __forceinline__ void release(int i, int n)
+    /* The warp is done with slots [i, i + n). wrote: its writes to them come before the next copy. */
+    __device__ __forceinline__ void release(int i, int n, bool wrote)
     {
-        fence_proxy_async();
+        if (wrote)
+            fence_proxy_async();
         __syncwarp();
         if (lane < n)
-            mbar_arrive(&sm->empty[slot(i + lane)]);
+            mbar_arrive(sm + AT(empty) + slot(i + lane) * 8);
     }
     __device__ __forceinline__ void advance(int n)
     {
@@ -156,7 +163,11 @@ struct ctx {
     {
         __syncwarp();
         if (lane == 0)
-            mbar_arrive(&sm->ev[i]);
+            mbar_arrive(sm + AT(ev) + i * 8);
+    }
+    __device__ __forceinline__ void wait_done(int i)
+    {
+        mbar_wait(sm + AT(done) + i * 8, n_layer & 1);
     }
 };
 
@@ -187,100 +198,60 @@ __device__ __forceinline__ float gelu(float z)
 }
 __device__ __forceinline__ float silu(float z) { return z / (1.f + __expf(-z)); }
 
-/* Four blocks of 32 k from B order. Returns the largest word of real tokens: ~0 if one is empty. */
-__device__ __forceinline__ uint32_t load_b(uint4 (&b)[4][N8], const bf16 *src, int T, const ctx &c,
-                                           int mask = 3)
+__device__ __forceinline__ void zero(float (&acc)[N8][4])
 {
-    uint32_t m = 0;
-    src += c.lane * 8;
 #pragma unroll
-    for (int kb = 0; kb < 4; kb++)
+    for (int n = 0; n < N8; n++)
+        acc[n][0] = acc[n][1] = acc[n][2] = acc[n][3] = 0.f;
+}
+/* Blocks of 32 k from B order, zeros for tokens that are not real; block kb at kb & mask. src: the
+ * lane's. */
+template <int K>
+__device__ __forceinline__ void load_b(uint4 (&b)[K][N8], const bf16 *src, int T, const ctx &c,
+                                       int mask = K - 1)
+{
+#pragma unroll
+    for (int kb = 0; kb < K; kb++)
 #pragma unroll
         for (int n = 0; n < N8; n++)
             b[kb][n] = n * 8 + c.g < T ? ld_relaxed(src + (kb & mask) * N8 * 256 + n * 256)
                                        : make_uint4(0, 0, 0, 0);
+}
+/* The largest word of these and m: ~0 if one is empty. */
+template <int K> __device__ __forceinline__ uint32_t max_b(uint32_t m, const uint4 (&b)[K][N8])
+{
 #pragma unroll
-    for (int kb = 0; kb < 4; kb++)
+    for (int kb = 0; kb < K; kb++)
 #pragma unroll
         for (int n = 0; n < N8; n++)
             m = max4(m, b[kb][n]);
     return m;
 }
-/* The same until none is empty; block kb at kb & mask. */
-__device__ __forceinline__ void poll_b(uint4 (&b)[4][N8], const bf16 *src, int mask, int T, ctx &c)
+/* 4 KB of weights: a lane's of unit i of the ring */
+__device__ __forceinline__ void load_a(uint4 (&a)[8], ctx &c, int i)
 {
-    while (__any_sync(~0u, load_b(b, src, T, c, mask) == ~0u) && c.again())
-        ;
+    c.full(2 * i + (c.warp >> 2));
+    const uint32_t part = c.ptr(2 * i) + c.warp * 4096 + c.lane * 16;
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+        a[k] = lds128(part + k * 512);
 }
-
-/* Sums of squares of this warp's 128 k, 16 CTAs × 8 rows, per token → sm->ssq. */
-struct ssq_loads {
-    static constexpr int PASS = 16 * T16 / 128; /* passes of 32 lanes × 4 floats */
-    uint4 v[PASS];
-    __device__ __forceinline__ void load(const float *ssq, const ctx &c)
-    {
-        const float *src = ssq + c.warp * 16 * T16 + c.lane * 4;
-#pragma unroll
-        for (int i = 0; i < PASS; i++)
-            v[i] = ld_relaxed(src + i * 128);
-    }
-    __device__ __forceinline__ void finish(const float *ssq, ctx &c)
-    {
-        const int left = c.T - c.lane * 4 % T16; /* real tokens from this lane's first on */
-        uint32_t m;
-        for (;;) {
-            m = 0;
-#pragma unroll
-            for (int i = 0; i < PASS; i++) {
-                m = max(m, left > 0 ? v[i].x : 0), m = max(m, left > 1 ? v[i].y : 0);
-                m = max(m, left > 2 ? v[i].z : 0), m = max(m, left > 3 ? v[i].w : 0);
-            }
-            if (!__any_sync(~0u, m == ~0u) || !c.again())
-                break;
-            load(ssq, c);
-        }
-        float a[4] = {};
-#pragma unroll
-        for (int i = 0; i < PASS; i++) {
-            a[0] += __uint_as_float(v[i].x), a[1] += __uint_as_float(v[i].y);
-            a[2] += __uint_as_float(v[i].z), a[3] += __uint_as_float(v[i].w);
-        }
-#pragma unroll
-        for (int o = T16 / 4; o < 32; o *= 2)
-#pragma unroll
-            for (int k = 0; k < 4; k++)
-                a[k] += __shfl_xor_sync(~0u, a[k], o);
-        if (c.lane < T16 / 4)
-            *(float4 *)(c.sm->ssq + c.warp * T16 + c.lane * 4) =
-                make_float4(a[0], a[1], a[2], a[3]);
-    }
-};
-/* 1 / rms of a token; after the barrier. The token must depend on the lane's low bits alone: lanes
- * with the same lane % 8 ask for the same one. */
-__device__ __forceinline__ float inv_rms(const ctx &c, int tok)
+/* acc = weights · b (+ acc): k16 steps in a fixed order, in two chains. */
+template <bool MORE = false>
+__device__ __forceinline__ void mma_unit(float (&acc)[N8][4], const uint4 (&a)[8],
+                                         const uint4 (&b)[4][N8])
 {
-    const float *q = c.sm->ssq + (c.lane >> 3) * T16 + tok;
-    float s = q[0] + q[4 * T16];
-    s += __shfl_xor_sync(~0u, s, 8);
-    s += __shfl_xor_sync(~0u, s, 16);
-    return rsqrtf(s * (1.f / W) + 1e-6f);
-}
-
-/* acc += 4 KB of weights · b: k16 steps in a fixed order, in two chains. */
-__device__ __forceinline__ void mma_unit(float (&acc)[N8][4], const uint8_t *part,
-                                         const uint4 (&b)[4][N8], int lane)
-{
-    const uint4 *a = (const uint4 *)part + lane;
     float odd[N8][4] = {};
+    if (!MORE)
+        zero(acc);
 #pragma unroll
     for (int kb = 0; kb < 4; kb++) {
-        uint4 a0 = a[kb * 64], a1 = a[kb * 64 + 32];
 #pragma unroll
         for (int n = 0; n < N8; n++)
-            mma_bf16(acc[n], a0, b[kb][n].x, b[kb][n].y);
+            mma_bf16(acc[n], a[2 * kb], b[kb][n].x, b[kb][n].y);
 #pragma unroll
         for (int n = 0; n < N8; n++)
-            mma_bf16(odd[n], a1, b[kb][n].z, b[kb][n].w);
+            mma_bf16(odd[n], a[2 * kb + 1], b[kb][n].z, b[kb][n].w);
     }
 #pragma unroll
     for (int n = 0; n < N8; n++)
@@ -288,43 +259,36 @@ __device__ __forceinline__ void mma_unit(float (&acc)[N8][4], const uint8_t *par
         for (int i = 0; i < 4; i++)
             acc[n][i] += odd[n][i];
 }
-__device__ __forceinline__ void zero(float (&acc)[N8][4])
+/* Sums of a warp take the place of the weights of unit i that they came from, row r + 8 beside row r:
+ * [n][r 8][token 8][r, r + 8]. */
+__device__ __forceinline__ void store_pairs(const ctx &c, int i, const float (&acc)[N8][4])
 {
+    const uint32_t part = c.ptr(2 * i) + c.warp * 4096 + c.lane * 16;
 #pragma unroll
     for (int n = 0; n < N8; n++)
-        acc[n][0] = acc[n][1] = acc[n][2] = acc[n][3] = 0.f;
-}
-/* Sums of a warp take the place of the 4 KB they came from: [n][row 16][token 8]. */
-__device__ __forceinline__ void store_part(uint8_t *part, const float (&acc)[N8][4], int lane)
-{
-    __syncwarp();
-    float2 *q = (float2 *)part + lane;
-#pragma unroll
-    for (int n = 0; n < N8; n++) {
-        q[n * 64] = make_float2(acc[n][0], acc[n][1]);
-        q[n * 64 + 32] = make_float2(acc[n][2], acc[n][3]);
-    }
-}
-/* The same with row r + 8 beside row r: [n][r 8][token 8][r, r + 8]. */
-__device__ __forceinline__ void store_pairs(uint8_t *part, const float (&acc)[N8][4], int lane)
-{
-    __syncwarp();
-    float4 *q = (float4 *)part + lane;
-#pragma unroll
-    for (int n = 0; n < N8; n++)
-        q[n * 32] = make_float4(acc[n][0], acc[n][2], acc[n][1], acc[n][3]);
+        sts128(part + n * 512, acc[n][0], acc[n][2], acc[n][1], acc[n][3]);
 }
 /* Sum over the warps. */
-__device__ __forceinline__ float2 sum_pairs(const uint8_t *unit, int at)
+__device__ __forceinline__ float2 sum_pairs(uint32_t at)
 {
-    const float2 *q = (const float2 *)unit + at;
-    float2 s = q[0];
+    float2 v[WARPS], s;
 #pragma unroll
-    for (int w = 1; w < WARPS; w++) {
-        float2 v = q[w * 512];
-        s.x += v.x, s.y += v.y;
-    }
+    for (int w = 0; w < WARPS; w++)
+        v[w] = lds64(at + w * 4096);
+    s = v[0];
+#pragma unroll
+    for (int w = 1; w < WARPS; w++)
+        s.x += v[w].x, s.y += v[w].y;
     return s;
+}
+/* 1 / rms of a token; after the barrier. at: sums of squares of part lane / 8 and, 4 further on, of
+ * another; lanes with the same lane % 8 ask for the same token. */
+__device__ __forceinline__ float inv_rms(uint32_t at)
+{
+    float s = lds32(at) + lds32(at + 4 * T16 * 4);
+    s += __shfl_xor_sync(~0u, s, 8);
+    s += __shfl_xor_sync(~0u, s, 16);
+    return rsqrtf(s * (1.f / W) + 1e-6f);
 }
 /* Two lanes `bit` apart hold neighbours v; lo and hi go into one word each: the lane with the bit
  * clear gets lo's, the other hi's. */
@@ -337,55 +301,13 @@ __device__ __forceinline__ uint32_t pair_words(float lo, float hi, int bit, int 
 
 enum phase { QKV, GATE_UP, OUT, O, DOWN, MLP };
 
-/* q, k, v of row pair g and a token: RoPE and store. Called by whole warps: lane = 8·(g % 4) + token
- * % 8. */
-__device__ __forceinline__ void store_qkv(const ctx &c, const params &p, int layer, int tile, int g,
-                                          int tok, float2 v)
-{
-    const int key = c.n_eff & 15;
-    int i = tile % 16 * 8 + g;
-    /* the state's k and v: for the later steps among the prefix keys, as key number n_eff */
-    bf16 *keep = (bf16 *)(p.kv + (size_t)layer * KV_LAYER);
-    bf16 *ks = p.ks;
-    const bool state = c.T > p.T;
-    if (tile >= 144) { /* tokens tok & ~1, +1 of dim i or, in odd lanes, i + 128 */
-        const bool real = tok < c.T;
-        const uint32_t w = pair_words(real ? v.x : 0.f, real ? v.y : 0.f, 1, c.lane);
-        i += tok & 1 ? 128 : 0;
-        if ((tok & ~1) < c.T)
-            st_relaxed_u32(ks + KV_TILE / 4 + (i >> 4) * 256 + v_off(i, tok & 14), w);
-        if (state && (tok | 1) == (p.T | 1)) {
-            keep[KV_LAYER / 4 + ((i >> 4) * MAX_TILES + (c.n_eff >> 4)) * 256 + v_off(i, key)] =
-                __ushort_as_bfloat16((uint16_t)(w >> (p.T & 1) * 16));
-            fence_proxy_async_all();
-        }
-        return;
-    }
-    const float2 e = c.sm->rope[tok * 8 + g];
-    const uint32_t w = pair_words(v.x * e.x - v.y * e.y, v.y * e.x + v.x * e.y, 8, c.lane);
-    i = (i & ~1) + (g & 1 ? 128 : 0);
-    if (tok >= c.T)
-        return;
-    if (tile < 128) {
-        st_relaxed_u32(p.q + b_off(tile / 16 * E + i, tok), w);
-    } else {
-        st_relaxed_u32(ks + k_off(i, tok), w);
-        if (state && tok == p.T) {
-            st_relaxed_u32(keep + (c.n_eff >> 4) * (KV_TILE / 4) + k_off(i, key), w);
-            fence_proxy_async_all();
-        }
-    }
-}
-
 /* v of the step that ends, Euler, in every CTA alike: actions a and a + 8 of a token. */
 __device__ __forceinline__ void euler(const ctx &c, const params &p, int step, int a, int tok,
                                       float2 v)
 {
-    if (tok >= p.T)
-        return;
-    float *xs = c.sm->xs + tok * A + a;
-    const float x0 = fmaf(p.dt, v.x, xs[0]), x1 = fmaf(p.dt, v.y, xs[8]);
-    xs[0] = x0, xs[8] = x1;
+    const uint32_t xs = c.sm + AT(xs) + (tok * A + a) * 4;
+    const float x0 = fmaf(p.dt, v.x, lds32(xs)), x1 = fmaf(p.dt, v.y, lds32(xs + 32));
+    sts32(xs, x0), sts32(xs + 32, x1);
     if (c.cta)
         return;
     const size_t o = ((size_t)step * p.T + tok) * A + a;
@@ -397,75 +319,165 @@ __device__ __forceinline__ void euler(const ctx &c, const params &p, int step, i
         p.x[tok * A + a] = x0, p.x[tok * A + a + 8] = x1;
 }
 
+/* The state's k and v: for the later steps among the prefix keys, as key number n_eff. i: row of the
+ * tile's matrix; w: what publishing stored. */
+__device__ __forceinline__ void keep_state(bf16 *kv, int n_eff, int tile, int i, int odd,
+                                           uint32_t w)
+{
+    const int key = n_eff & 15;
+    if (tile >= 144) {
+        i += odd & 1 ? 128 : 0;
+        kv += KV_LAYER / 4 + ((i >> 4) * MAX_TILES + (n_eff >> 4)) * 256 + v_off(i, key);
+        *kv = __ushort_as_bfloat16((uint16_t)(w >> (odd & 2) * 8));
+    } else {
+        st_relaxed_u32(kv + (n_eff >> 4) * (KV_TILE / 4) + k_off((i & ~1) + (odd ? 128 : 0), key),
+                       w);
+    }
+    fence_proxy_async_all();
+}
+
 /* A product of normed x: rows of up to four units, each this CTA's alone.
  *   QKV      x1 → q, suffix k and v     GATE_UP  x2 → hb     OUT  xf → v, Euler state */
-__device__ __forceinline__ void normed(ctx &c, const params &p, enum phase what, int step,
-                                       int layer)
+template <enum phase what>
+__device__ __forceinline__ void normed(ctx &c, const params &p, int step, int layer)
 {
     c.forget();
-    const bf16 *x = what == QKV ? p.x1 : what == GATE_UP ? p.x2 : p.xf;
-    const float *ssq = what == QKV ? p.ssq1 : what == GATE_UP ? p.ssq2 : p.ssqf;
-    const int kv = kv_tile(c.cta), nu = what != QKV ? 4 : kv >= 0 ? 2 : 1;
-    /* A warp's part of the epilogue: unit u (OUT: u and u + 1 are one tile), of a token tile half
-     * the row pairs, lane = 8·(g % 4) + token % 8. */
-    const int per = what == OUT ? 4 : 8 / nu, u = c.warp / per * (what == OUT ? 2 : 1);
-    const int tile = what == QKV ? (u ? kv : c.cta) : what == GATE_UP ? c.cta * 4 + u : u / 2;
-    const int g = (c.warp & 1) * 4 + (c.lane >> 3);
+    const int nu = what != QKV ? 4 : c.kv >= 0 ? 2 : 1, T = what == OUT ? p.T : c.T;
+    /* A warp's part of the epilogue: half the row pairs of unit u (OUT: u and u + 1 are one tile),
+     * lane = 8·(g % 4) + token % 8; GATE_UP: both token tiles, else tile n. */
+    const int g = (c.warp & 1) * 4 + (c.lane >> 3), l8 = c.lane & 7;
+    const int n = what == GATE_UP ? 0 : c.warp >> 1 & 1, tok = n * 8 + l8;
+    const int u = what == GATE_UP ? c.warp >> 1 : what == QKV ? c.warp >> 2 : c.warp >> 2 << 1;
+    const int tile = what == QKV ? (u ? c.kv : c.cta) : what == GATE_UP ? c.cta * 4 + u : u >> 1;
+    const int i = tile % 16 * 8 + g; /* QKV: dims i, i + 128 of the head */
     float b0 = 0.f, b1 = 0.f;
     if (p.shift || what == OUT) {
         const float *s = what == OUT
                              ? (p.shift ? p.shift_out + step * A : p.out_b)
                              : p.shift + ((size_t)step * p.L + layer) * ((U_QKV + U_GU) * 16) +
                                    (what == GATE_UP ? U_QKV * 16 : 0);
-        s += tile * 16 + g;
+        s += (what == QKV && tile < 0 ? 0 : tile) * 16 + g;
         b0 = __ldg(s), b1 = __ldg(s + 8);
     }
-    uint4 b[4][N8];
-    ssq_loads q;
-    poll_b(b, x + c.warp * 4 * N8 * 256, 3, what == OUT ? p.T : c.T, c);
-    q.load(ssq, c);
+    /* where its word goes: of two lanes `bit` apart the odd one has the other half of the dims, or the
+     * other token tile */
+    int bit = 8, mine;
+    float2 e = make_float2(1.f, 0.f);
+    bf16 *out;
+    if (what == GATE_UP) {
+        out = p.hb + b_off(c.cta * 32 + u * 8 + (g & ~1), l8) + (g & 1) * 256;
+        mine = l8 + (g & 1) * 8 < T;
+    } else if (tile >= 144) { /* v: tokens tok & ~1, + 1 of one dim */
+        bit = 1;
+        out = p.ks + KV_TILE / 4 + ((i >> 4) + (l8 & 1) * 8) * 256 + v_off(i, tok & 14);
+        mine = (tok & ~1) < T;
+    } else {
+        const int dim = (i & ~1) + (g & 1) * 128;
+        out = tile < 128 ? p.q + b_off(tile / 16 * E + dim, tok) : p.ks + k_off(dim, tok);
+        mine = tok < T && u < nu;
+        e = lds64(c.sm + AT(rope) + (tok * 8 + g) * 8);
+    }
+    uint32_t at = c.ptr(2 * u) + (n * 64 + g * 8 + l8) * 8;
+    uint32_t rms = c.sm + AT(ssq) + ((c.lane >> 3) * T16 + tok) * 4;
+    uint32_t ssq_out = c.sm + AT(ssq) + (c.warp * T16 + c.lane * 4) * 4;
+    const bf16 *x = (what == QKV       ? p.x1
+                     : what == GATE_UP ? p.x2
+                                       : p.xf) +
+                    c.warp * 4 * N8 * 256 + c.lane * 8;
+    const float *ssq = (what == QKV       ? p.ssq1
+                        : what == GATE_UP ? p.ssq2
+                                          : p.ssqf) +
+                       c.warp * 16 * T16 + c.lane * 4;
+    const int left = T - c.lane * 4 % T16; /* real tokens from this lane's first on */
+    uint4 a[2][8], b[4][N8], q[2];
+    load_a(a[0], c, 0);
+    if (nu > 1)
+        load_a(a[1], c, 1);
+    pin(b0), pin(b1), pin(mine), pin(e.x), pin(e.y), pin(out), pin(at), pin(rms), pin(ssq_out);
+    uint32_t m;
+    do {
+        q[0] = ld_relaxed(ssq), q[1] = ld_relaxed(ssq + 128);
+        load_b(b, x, T, c);
+        m = 0;
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            m = max(m, left > 0 ? q[k].x : 0), m = max(m, left > 1 ? q[k].y : 0);
+            m = max(m, left > 2 ? q[k].z : 0), m = max(m, left > 3 ? q[k].w : 0);
+        }
+        m = max_b(m, b);
+    } while (__any_sync(~0u, m == ~0u) && c.again());
     if (what != OUT)
         c.tell(what == QKV ? 0 : 2);
     STAMP(what == QKV ? 1 : 13);
-#pragma unroll 1
-    for (int i = 0; i < nu; i++) {
-        float acc[N8][4];
-        zero(acc);
-        c.full(2 * i + (c.warp >> 2));
-        uint8_t *part = c.ptr(2 * i) + c.warp * 4096;
-        mma_unit(acc, part, b, c.lane);
-        store_pairs(part, acc, c.lane);
+    float acc[2][N8][4];
+    mma_unit(acc[0], a[0], b);
+    if (nu > 1)
+        mma_unit(acc[1], a[1], b);
+    { /* sums of squares of this warp's 128 k, 16 CTAs × 8 rows, per token */
+        float s[4] = { __uint_as_float(q[0].x) + __uint_as_float(q[1].x),
+                       __uint_as_float(q[0].y) + __uint_as_float(q[1].y),
+                       __uint_as_float(q[0].z) + __uint_as_float(q[1].z),
+                       __uint_as_float(q[0].w) + __uint_as_float(q[1].w) };
+#pragma unroll
+        for (int o = T16 / 4; o < 32; o *= 2)
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                s[k] += __shfl_xor_sync(~0u, s[k], o);
+        if (c.lane < T16 / 4)
+            sts128(ssq_out, s[0], s[1], s[2], s[3]);
+    }
+    if (nu > 2)
+        load_a(a[0], c, 2), load_a(a[1], c, 3);
+    __syncwarp();
+    store_pairs(c, 0, acc[0]);
+    if (nu > 1)
+        store_pairs(c, 1, acc[1]);
+    if (nu > 2) {
+        mma_unit(acc[0], a[0], b);
+        mma_unit(acc[1], a[1], b);
+        __syncwarp();
+        store_pairs(c, 2, acc[0]);
+        store_pairs(c, 3, acc[1]);
     }
     STAMP(what == QKV ? 2 : 20);
-    q.finish(ssq, c);
+    if (what == GATE_UP) {
+        c.wait_done(1);
+        STAMP(22);
+    }
     c.sync();
     STAMP(what == QKV ? 19 : 21);
-    if (what == GATE_UP)
-        mbar_wait(&c.sm->done[1], c.n_layer & 1);
-    const uint8_t *unit = c.ptr(2 * u), *low = c.ptr(2 * u + 2);
-#pragma unroll 1
-    for (int sub = c.warp % per; sub / 2 * 8 < c.T; sub += per) {
-        const int n = sub >> 1, tok = n * 8 + (c.lane & 7), at = n * 64 + g * 8 + (c.lane & 7);
-        float2 v = sum_pairs(unit, at);
-        const float r = inv_rms(c, tok);
+    if (what == GATE_UP) {
+        const float2 v0 = sum_pairs(at), v1 = sum_pairs(at + 512);
+        const float r0 = inv_rms(rms), r1 = inv_rms(rms + 32);
+        const float h0 = gelu(fmaf(v0.x, r0, b0)) * fmaf(v0.y, r0, b1);
+        const float h1 = gelu(fmaf(v1.x, r1, b0)) * fmaf(v1.y, r1, b1);
+        const uint32_t w = pair_words(h0, h1, 8, c.lane);
+        if (mine)
+            st_relaxed_u32(out, w);
+    } else if (u < nu && n * 8 < T) {
+        float2 v = sum_pairs(at);
+        const float r = inv_rms(rms);
         if (what == OUT) {
-            float2 l = sum_pairs(low, at);
-            v.x += l.x, v.y += l.y;
+            const float2 low = sum_pairs(c.ptr(2 * u + 2) + (n * 64 + g * 8 + l8) * 8);
+            v.x += low.x, v.y += low.y;
         }
         v.x = fmaf(v.x, r, b0), v.y = fmaf(v.y, r, b1);
-        if (what == GATE_UP) {
-            const float h = gelu(v.x) * v.y;
-            const uint32_t w = pair_words(h, h, 8, c.lane);
-            if (tok < c.T && !(g & 1))
-                st_relaxed_u32(p.hb + b_off(c.cta * 32 + u * 8 + g, tok), w);
-        } else if (what == QKV) {
-            store_qkv(c, p, layer, tile, g, tok, v);
-        } else {
+        if (what == QKV) {
+            const bool real = tok < T;
+            const float lo = real ? v.x * e.x - v.y * e.y : 0.f;
+            const float hi = real ? v.y * e.x + v.x * e.y : 0.f;
+            const uint32_t w = pair_words(lo, hi, bit, c.lane);
+            if (mine)
+                st_relaxed_u32(out, w);
+            if (c.T > p.T && tile >= 128 && (tile >= 144 ? (tok | 1) == (p.T | 1) : tok == p.T))
+                keep_state((bf16 *)(p.kv + (size_t)layer * KV_LAYER), c.n_eff, tile, i,
+                           tile >= 144 ? (tok & 1) + (p.T & 1) * 2 : g & 1, w);
+        } else if (tok < T) {
             euler(c, p, step, tile * 16 + g, tok, v);
         }
     }
     STAMP(what == QKV ? 3 : 14);
-    c.release(0, 2 * nu);
+    c.release(0, 2 * nu, true);
     c.advance(2 * nu);
 }
 
@@ -502,23 +514,20 @@ __device__ __forceinline__ void scores(ctx &c, const params &p)
         const int tile = sfx ? c.tiles : c.t0 + c.warp;
         uint8_t *out = p.sc + (head * SC_TILES + tile) * SC_TILE + c.t * 128 + c.g * 8;
         const bf16 *q = p.q + head * 8 * N8 * 256 + c.lane * 8, *ks = p.ks + c.lane * 8;
+        const int key = sfx ? 2 * c.g : tile * 16 + 2 * c.g, end = sfx ? T : c.n_eff;
         uint4 a[16], b[8][N8];
         if (!sfx) {
             c.full(c.warp >> 1);
-            const uint4 *k = (const uint4 *)(c.ptr(c.warp >> 1) + (c.warp & 1) * 8192) + c.lane;
+            const uint32_t k = c.ptr(c.warp >> 1) + (c.warp & 1) * 8192 + c.lane * 16;
 #pragma unroll
             for (int i = 0; i < 16; i++)
-                a[i] = k[i * 32];
+                a[i] = lds128(k + i * 512);
         }
+        pin(out);
         uint32_t m;
         do {
             m = 0;
-#pragma unroll
-            for (int kb = 0; kb < 8; kb++)
-#pragma unroll
-                for (int n = 0; n < N8; n++)
-                    b[kb][n] = n * 8 + c.g < T ? ld_relaxed(q + (kb * N8 + n) * 256)
-                                               : make_uint4(0, 0, 0, 0);
+            load_b(b, q, T, c);
             if (sfx) {
 #pragma unroll
                 for (int i = 0; i < 16; i++)
@@ -529,11 +538,7 @@ __device__ __forceinline__ void scores(ctx &c, const params &p)
                     m = max(m, 2 * c.g + 1 < T ? max(a[i].y, a[i].w) : 0);
                 }
             }
-#pragma unroll
-            for (int kb = 0; kb < 8; kb++)
-#pragma unroll
-                for (int n = 0; n < N8; n++)
-                    m = max4(m, b[kb][n]);
+            m = max_b(m, b);
         } while (__any_sync(~0u, m == ~0u) && c.again());
         STAMP(4);
         float s[N8][4], odd[N8][4];
@@ -546,12 +551,11 @@ __device__ __forceinline__ void scores(ctx &c, const params &p)
                 mma_bf16(s[n], a[2 * kb], b[kb][n].x, b[kb][n].y);
                 mma_bf16(odd[n], a[2 * kb + 1], b[kb][n].z, b[kb][n].w);
             }
-        /* the state (token p.T) does not see the actions */
-        const int key = sfx ? 2 * c.g : tile * 16 + 2 * c.g, end = sfx ? T : c.n_eff;
 #pragma unroll
         for (int n = 0; n < N8; n++)
 #pragma unroll
             for (int j = 0; j < 2; j++) {
+                /* the state (token p.T) does not see the actions */
                 const int tok = n * 8 + 2 * c.t + j, from = sfx && tok == p.T ? p.T : 0;
                 float v[2];
 #pragma unroll
@@ -576,9 +580,17 @@ __device__ __forceinline__ void values(ctx &c, const params &p)
     const bool sfx = (c.tiles & 7) == c.warp;            /* its last one is the suffix */
     const uint8_t *sc = p.sc + (head * SC_TILES + c.warp) * SC_TILE + c.lane * 16;
     const bf16 *vs = p.ks + KV_TILE / 4 + dt * 256 + c.lane * 8;
+    /* its part of the epilogue: of token tile n half the dim pairs */
+    const int n_out = c.warp >> 1, g = (c.warp & 1) * 4 + (c.lane >> 3), l8 = c.lane & 7;
+    uint32_t facts = c.sm + (n_out * 8 + l8) * 4,
+             sums = c.sm + AT(part) + (n_out * 64 + g * 8 + l8) * 8;
+    uint32_t part = c.sm + AT(part) + (c.warp * 64 + c.lane) * 16;
+    uint32_t v2 = c.ptr(2) + c.warp * 512 + c.lane * 16, v3 = c.ptr(3) + c.warp * 512 + c.lane * 16;
+    bf16 *out = p.ob + b_off(head * E + dt * 16 + 2 * g, n_out * 8 + l8);
     uint4 w[MINE][N8], last;
     c.full(2);
     c.full(3);
+    pin(facts), pin(sums), pin(part), pin(v2), pin(v3), pin(out);
     uint32_t m, to[N8];
     do {
         m = 0;
@@ -621,7 +633,7 @@ __device__ __forceinline__ void values(ctx &c, const params &p)
         if (i < mine) {
             uint4 a = last;
             if (i < 8 && !(sfx && i == mine - 1))
-                a = ((const uint4 *)(c.ptr(2 + (i >> 2)) + ((i & 3) * 8 + c.warp) * 512))[c.lane];
+                a = lds128((i < 4 ? v2 : v3) + (i & 3) * 4096);
 #pragma unroll
             for (int n = 0; n < N8; n++) {
                 const uint32_t x = rescale(w[i][n].x, w[i][n].y, to[n]);
@@ -631,146 +643,152 @@ __device__ __forceinline__ void values(ctx &c, const params &p)
             }
         }
     }
-    float4 *part = c.sm->part + c.warp * 64 + c.lane;
 #pragma unroll
     for (int n = 0; n < N8; n++) {
-        part[n * 32] = make_float4(o[n][0], o[n][2], o[n][1], o[n][3]);
+        sts128(part + n * 512, o[n][0], o[n][2], o[n][1], o[n][3]);
         if (c.t == 0)
-            c.sm->to[c.warp * T16 + n * 8 + c.g] = to[n];
+            sts32(c.sm + AT(to) + (c.warp * T16 + n * 8 + c.g) * 4, __uint_as_float(to[n]));
         if (c.g == 0)
-            *(float2 *)(c.sm->l + c.warp * T16 + n * 8 + 2 * c.t) = make_float2(l[n][0], l[n][1]);
+            sts64(c.sm + AT(l) + (c.warp * T16 + n * 8 + 2 * c.t) * 4, l[n][0], l[n][1]);
     }
+    c.wait_done(0);
     c.sync();
     STAMP(7);
-    if (const int n = c.warp >> 1; n * 8 < T && n < N8) { /* of a token tile half the dim pairs */
-        const int g = (c.warp & 1) * 4 + (c.lane >> 3), tok = n * 8 + (c.lane & 7);
-        const float2 *q = (const float2 *)c.sm->part + n * 64 + g * 8 + (c.lane & 7);
+    if (n_out < N8 && n_out * 8 < T) {
         uint32_t e[WARPS], top = 0;
+        float f[WARPS];
+        float2 a[WARPS];
 #pragma unroll
-        for (int i = 0; i < WARPS; i++)
-            e[i] = c.sm->to[i * T16 + tok], top = max(top, e[i]);
+        for (int i = 0; i < WARPS; i++) {
+            e[i] = __float_as_uint(lds32(facts + AT(to) + i * T16 * 4));
+            f[i] = lds32(facts + AT(l) + i * T16 * 4);
+            a[i] = lds64(sums + i * 1024);
+            top = max(top, e[i]);
+        }
         float sum = 0.f, x = 0.f, y = 0.f;
 #pragma unroll
         for (int i = 0; i < WARPS; i++) {
-            const float f = __uint_as_float(biased(e[i], top) << 23);
-            const float2 a = q[i * 128];
-            sum = fmaf(f, c.sm->l[i * T16 + tok], sum);
-            x = fmaf(f, a.x, x), y = fmaf(f, a.y, y);
+            const float k = __uint_as_float(biased(e[i], top) << 23);
+            sum = fmaf(k, f[i], sum);
+            x = fmaf(k, a[i].x, x), y = fmaf(k, a[i].y, y);
         }
         sum = __fdividef(1.f, sum);
-        mbar_wait(&c.sm->done[0], c.n_layer & 1);
-        if (tok < T)
-            st_relaxed_u32(p.ob + b_off(head * E + dt * 16 + 2 * g, tok), pack2(x * sum, y * sum));
+        if (n_out * 8 + l8 < T)
+            st_relaxed_u32(out, pack2(x * sum, y * sum));
     }
     STAMP(8);
-    c.release(0, 4);
+    c.release(0, 4, false);
     c.advance(4);
 }
 
 /* The residual: rows 8·rank … +7 of tile c/2. Warps 0 … 3 hold four tokens of all 8 rows each:
  * lane = 4·row + token % 4. */
 __device__ __forceinline__ int own_token(const ctx &c) { return c.warp * 4 + c.t; }
-/* bf16(x·gain) of this lane's row and token, and the sum of squares of the 8 rows, to a reader of x.
- * By whole warps. */
+/* bf16(x·gain) of this lane's row and token to x, and the sum of squares of the 8 rows to ssq: the
+ * lane's. By whole warps. */
 __device__ __forceinline__ void publish_x(const ctx &c, bf16 *x, float *ssq, float gain, float r,
-                                          int tok)
+                                          bool real)
 {
     float s = r * r;
     const uint32_t w = pair_words(r * gain, r * gain, 4, c.lane);
     s += __shfl_xor_sync(~0u, s, 4);
+    if (real && !(c.g & 1))
+        st_relaxed_u32(x, w);
     s += __shfl_xor_sync(~0u, s, 8);
     s += __shfl_xor_sync(~0u, s, 16);
-    if (tok >= c.T)
-        return;
-    if (!(c.g & 1))
-        st_relaxed_u32(x + b_off((c.cta >> 1) * 16 + c.rank * 8 + c.g, tok), w);
-    if (c.g == 0)
-        st_relaxed_f32(ssq + c.cta * T16 + tok, s);
+    if (real && c.g == 0)
+        st_relaxed_f32(ssq, s);
 }
 
 /* A product whose k is split over the pair, into the residual: input (this CTA's half of k) → sums of
  * 16 rows; 8 of them go to the peer, 8 come from it. x += gate · sum, then bf16(x·(1 + scale)) goes
  * out. norm: scale of the norm that reads x; gate: or NULL.
  *   O  ob → x2     DOWN  hb → x1 (last layer: xf)     MLP  ub → x1, x set to its bias before */
-__device__ __forceinline__ void residual(ctx &c, const params &p, enum phase what,
-                                         const float *norm, const float *gate, bool last)
+template <enum phase what>
+__device__ __forceinline__ void residual(ctx &c, const params &p, const float *norm,
+                                         const float *gate, bool last)
 {
     c.forget();
-    const int T = c.T, nu = what == DOWN ? 2 : 1;
-    const int row = (c.cta >> 1) * 16 + c.rank * 8 + c.g;
-    const bf16 *in = what == O ? p.ob : what == DOWN ? p.hb : p.ub;
-    in += (what == MLP ? c.rank * 16 + c.warp * 2 : c.rank * nu * 32 + c.warp * 4) * N8 * 256;
-    const float gain = 1.f + __ldg(norm + row), gt = gate ? __ldg(gate + row) : 1.f;
+    const int nu = what == DOWN ? 2 : 1, T = what == MLP ? p.T : c.T, mask = what == MLP ? 1 : 3;
+    const int row = (c.cta >> 1) * 16 + c.rank * 8 + c.g, tok = own_token(c);
+    const bf16 *in =
+        (what == O      ? p.ob
+         : what == DOWN ? p.hb
+                        : p.ub) +
+        c.lane * 8 +
+        (what == MLP ? c.rank * 16 + c.warp * 2 : c.rank * nu * 32 + c.warp * 4) * N8 * 256;
+    float gain = 1.f + __ldg(norm + row), gt = gate ? __ldg(gate + row) : 1.f;
     if (c.tid == 0)
-        mbar_expect(&c.sm->xbar, 8 * ((T + 1) / 2) * 8);
+        mbar_expect(c.sm + AT(xbar), 8 * ((c.T + 1) / 2) * 8);
+    /* warps 0 … 3 add up this CTA's rows, warp 7 - n the peer's of token tile n, lane = 4·row +
+     * token/2 */
+    const int n = 7 - c.warp;
+    uint32_t unit = c.ptr(2 * nu - 2), part = unit + c.warp * 4096 + c.lane * 8;
+    uint32_t at = unit + (c.warp < 4 ? ((tok >> 3) * 16 + c.rank * 8 + c.g) * 32 + (tok & 7) * 4
+                                     : (n * 16 + (c.rank ^ 1) * 8 + c.g) * 32 + c.t * 8);
+    uint32_t to = map_rank(c.sm + AT(xch) + (c.g * T16 + n * 8 + 2 * c.t) * 4, c.rank ^ 1);
+    uint32_t bar = map_rank(c.sm + AT(xbar), c.rank ^ 1);
+    uint32_t own = c.sm + (c.g * T16 + tok) * 4;
+    bf16 *x = (what == O ? p.x2 : last ? p.xf : p.x1) + b_off(row, tok);
+    float *ssq = (what == O ? p.ssq2 : last ? p.ssqf : p.ssq1) + c.cta * T16 + tok;
+    uint4 a[2][8], b[2][4][N8];
+    load_a(a[0], c, 0);
+    if (nu == 2)
+        load_a(a[1], c, 1);
     float acc[N8][4];
-    zero(acc);
-    uint4 b[2][4][N8];
-    if (nu == 1) {
-        poll_b(b[0], in, what == MLP ? 1 : 3, what == MLP ? p.T : T, c);
-    } else { /* both units' input together */
-        uint32_t m;
-        do {
-            m = load_b(b[0], in, T, c);
-            m = max(m, load_b(b[1], in + 32 * N8 * 256, T, c));
-        } while (__any_sync(~0u, m == ~0u) && c.again());
-    }
+    pin(gain), pin(gt), pin(part), pin(at), pin(to), pin(bar), pin(own), pin(x), pin(ssq);
+    uint32_t m;
+    do {
+        load_b(b[0], in, T, c, mask);
+        if (nu == 2)
+            load_b(b[1], in + 32 * N8 * 256, T, c);
+        m = max_b(0, b[0]);
+        if (nu == 2)
+            m = max_b(m, b[1]);
+    } while (__any_sync(~0u, m == ~0u) && c.again());
     STAMP(what == O ? 9 : 15);
+    mma_unit(acc, a[0], b[0]);
+    if (nu == 2)
+        mma_unit<true>(acc, a[1], b[1]);
+    __syncwarp();
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        if (i >= nu)
-            break;
-        c.full(2 * i + (c.warp >> 2));
-        mma_unit(acc, c.ptr(2 * i) + c.warp * 4096, b[i], c.lane);
-        __syncwarp();
-        if (i < nu - 1)
-            c.release(2 * i, 2);
+    for (int k = 0; k < N8; k++) { /* [n][row 16][token 8] */
+        sts64(part + k * 512, acc[k][0], acc[k][1]);
+        sts64(part + k * 512 + 256, acc[k][2], acc[k][3]);
     }
-    const uint8_t *unit = c.ptr(2 * nu - 2);
-    store_part(c.ptr(2 * nu - 2) + c.warp * 4096, acc, c.lane);
+    if (what == DOWN)
+        c.wait_done(2);
     c.sync();
     STAMP(what == O ? 10 : 16);
-    /* the peer's rows: warp 7 − n sends token tile n, lane = 4·row + token/2 */
-    if (const int n = 7 - c.warp; n < N8 && n * 8 + 2 * c.t < T) {
-        const float2 *q = (const float2 *)unit + (n * 16 + (c.rank ^ 1) * 8 + c.g) * 4 + c.t;
-        float2 s = q[0];
-#pragma unroll
-        for (int w = 1; w < WARPS; w++) {
-            float2 v = q[w * 512];
-            s.x += v.x, s.y += v.y;
-        }
-        st_async(map_rank(smem_addr(c.sm->xch + c.g * T16 + n * 8 + 2 * c.t), c.rank ^ 1), s,
-                 map_rank(smem_addr(&c.sm->xbar), c.rank ^ 1));
-    }
-    const int tok = own_token(c);
     float s = 0.f;
-    if (tok < T) {
-        const float *q = (const float *)unit + ((tok >> 3) * 16 + c.rank * 8 + c.g) * 8 + (tok & 7);
+    if (c.warp < 4) {
+        float v[WARPS];
 #pragma unroll
         for (int w = 0; w < WARPS; w++)
-            s += q[w * 1024];
+            v[w] = lds32(at + w * 4096);
+#pragma unroll
+        for (int w = 0; w < WARPS; w++)
+            s += v[w];
+    } else if (n < N8 && n * 8 + 2 * c.t < c.T) {
+        st_async(to, sum_pairs(at), bar);
     }
     /* every warp waits: who polls for the next exchange has to be behind the peer's inputs */
-    mbar_wait_cluster(&c.sm->xbar, c.n_xch++ & 1);
+    mbar_wait_cluster(c.sm + AT(xbar), c.n_xch++ & 1);
     STAMP(what == O ? 11 : 17);
-    if (what == DOWN)
-        mbar_wait(&c.sm->done[2], c.n_layer & 1);
-    bf16 *x = what == O ? p.x2 : last ? p.xf : p.x1;
-    float *ssq = what == O ? p.ssq2 : last ? p.ssqf : p.ssq1;
-    if (c.warp * 4 < T) {
-        float *r = c.sm->res + c.g * T16 + tok, v = 0.f;
-        if (tok < T) {
-            v = fmaf(gt, s + c.sm->xch[c.g * T16 + tok], *r);
+    if (c.warp * 4 < c.T) {
+        float v = 0.f;
+        if (tok < c.T) {
+            v = fmaf(gt, s + lds32(own + AT(xch)), lds32(own + AT(res)));
             if (what == MLP && tok == p.T)
-                v = c.sm->state[c.g];
-            *r = v;
+                v = lds32(c.sm + AT(state) + c.g * 4);
+            sts32(own + AT(res), v);
         }
-        publish_x(c, x, ssq, gain, v, tok);
+        publish_x(c, x, ssq, gain, v, tok < c.T);
     }
     STAMP(what == O ? 12 : 18);
     if (what == O)
         c.tell(1);
-    c.release(2 * (nu - 1), 2);
+    c.release(0, 2 * nu, true);
     c.advance(2 * nu);
 }
 
@@ -786,15 +804,15 @@ __device__ __forceinline__ void suffix(ctx &c, const params &p, int step)
         const int tok = own_token(c);
         float s = bias;
         if (tok < p.T) {
-            const float *w = c.sm->inw + c.g * A, *x = c.sm->xs + tok * A;
+            const uint32_t w = c.sm + AT(inw) + c.g * A * 4, x = c.sm + AT(xs) + tok * A * 4;
 #pragma unroll 2
-            for (int k = 0; k < A; k += 4) {
-                float4 a = *(const float4 *)(x + k), b = *(const float4 *)(w + k);
-                s += a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w;
+            for (int k = 0; k < A; k += 2) {
+                const float2 a = lds64(x + k * 4), b = lds64(w + k * 4);
+                s += a.x * b.x + a.y * b.y;
             }
         }
         if (p.pi05) {
-            publish_x(c, p.x1, p.ssq1, gain, s, tok);
+            publish_x(c, p.x1 + b_off(row, tok), p.ssq1 + c.cta * T16 + tok, gain, s, tok < c.T);
         } else {
             s = silu(s);
             const uint32_t w = pair_words(s, s, 4, c.lane);
@@ -803,27 +821,25 @@ __device__ __forceinline__ void suffix(ctx &c, const params &p, int step)
             s = after;
         }
         if (tok < c.T)
-            c.sm->res[c.g * T16 + tok] = s;
+            sts32(c.sm + AT(res) + (c.g * T16 + tok) * 4, s);
     }
 }
 
-/* A step is 2L + 1 turns: 0: the heads, 2l + 1: attention of layer l, 2l + 2: its MLP. One turn is a
- * product of normed x and a product into the residual, so that each has its code once: what a layer
- * executes has to stay in the instruction cache. */
-__device__ __forceinline__ void compute(ctx &c, const params &p)
+/* What a layer executes has to stay in the instruction cache: no phase has its code twice. */
+__device__ __forceinline__ void compute(ctx &c, smem *sm, const params &p)
 {
     for (int i = c.tid; i < p.T * A; i += WARPS * 32)
-        c.sm->xs[i] = p.x[i];
+        sm->xs[i] = p.x[i];
     for (int i = c.tid; i < 8 * A; i += WARPS * 32)
-        c.sm->inw[i] = p.in_w[((c.cta >> 1) * 16 + c.rank * 8) * A + i];
+        sm->inw[i] = p.in_w[((c.cta >> 1) * 16 + c.rank * 8) * A + i];
     for (int i = c.tid; i < (p.T + p.n_state) * 8; i += WARPS * 32)
-        c.sm->rope[i] = p.rope[i / 8 * 128 + (c.cta & 15) * 8 + i % 8];
+        sm->rope[i] = p.rope[i / 8 * 128 + (c.cta & 15) * 8 + i % 8];
     if (p.n_state && c.tid < 8) {
         const int row = (c.cta >> 1) * 16 + c.rank * 8 + c.tid;
         float v = p.state_b[row];
         for (int i = 0; i < A; i++)
             v = fmaf(p.state_w[row * A + i], p.state[i], v);
-        c.sm->state[c.tid] = v;
+        sm->state[c.tid] = v;
     }
     c.sync();
     const int n_eff = c.n_eff;
@@ -832,37 +848,30 @@ __device__ __forceinline__ void compute(ctx &c, const params &p)
         const float *norm = p.norm + step * p.norm_step;
         c.T = p.T + (step == 0 ? p.n_state : 0);
         c.n_eff = n_eff - (step == 0 ? p.n_state : 0);
-#pragma unroll 1
-        for (int turn = 0; turn <= 2 * p.L; turn++) {
-            const int layer = (turn - 1) >> 1;
-            const enum phase first = turn == 0 ? OUT : turn & 1 ? QKV : GATE_UP;
-            if (first == QKV)
-                STAMP(0);
-            if (turn || step)
-                normed(c, p, first, turn ? step : step - 1, layer);
-            if (turn == 0) {
-                c.sync();
-                if (step == p.steps)
-                    break;
-                suffix(c, p, step);
-                if (p.pi05)
-                    continue;
-            } else if (first == QKV) {
-                scores(c, p);
-                values(c, p);
-            }
-            /* turn reads norm `turn` next, and its gate is that of norm turn − 1 */
-            const float *next = norm + (int64_t)turn * p.norm_inst;
-            residual(c, p,
-                     turn == 0  ? MLP
-                     : turn & 1 ? O
-                                : DOWN,
-                     next, p.pi05 ? next - p.norm_inst + 2 * W : nullptr, turn == 2 * p.L);
-            if (turn && !(turn & 1))
-                c.n_layer++;
+        if (step) {
+            normed<OUT>(c, p, step - 1, 0);
+            c.sync();
+            if (step == p.steps)
+                break;
         }
-        if (step == p.steps)
-            break;
+        suffix(c, p, step);
+        if (!p.pi05)
+            residual<MLP>(c, p, norm, nullptr, false);
+#pragma unroll 1
+        for (int layer = 0; layer < p.L; layer++, c.n_layer++) {
+            STAMP(0);
+            normed<QKV>(c, p, step, layer);
+            scores(c, p);
+            values(c, p);
+            /* norm 2l + 1, 2l + 2 comes next, and the gate is that of the one before */
+            const float *gate = p.pi05 ? norm + 2 * W : nullptr;
+            norm += p.norm_inst;
+            residual<O>(c, p, norm, gate, false);
+            normed<GATE_UP>(c, p, step, layer);
+            gate = p.pi05 ? norm + 2 * W : nullptr;
+            norm += p.norm_inst;
+            residual<DOWN>(c, p, norm, gate, layer == p.L - 1);
+        }
     }
     if (c.spins >= GIVE_UP && c.lane == 0)
         *p.status = 1;
@@ -870,8 +879,7 @@ __device__ __forceinline__ void compute(ctx &c, const params &p)
 
 /* ---- the copying warp (one lane) ---- */
 struct feeder {
-    uint8_t *ring;
-    uint64_t *full, *empty;
+    uint32_t ring, full, empty;
     int s;
     uint32_t ph, n;
     /* count slots, bytes in all: what is left over stays empty */
@@ -880,18 +888,18 @@ struct feeder {
 #pragma unroll 1
         for (; count > 0; count--) {
             if (n >= NS)
-                mbar_wait(&empty[s], ph ^ 1);
+                mbar_wait(empty + s * 8, ph ^ 1);
             if (n >= IN_FLIGHT) {
                 const int k = s - IN_FLIGHT;
-                mbar_wait(&full[k < 0 ? k + NS : k], k < 0 ? ph ^ 1 : ph);
+                mbar_wait(full + (k < 0 ? k + NS : k) * 8, k < 0 ? ph ^ 1 : ph);
             }
             if (bytes > 0) {
                 const uint32_t now = (uint32_t)min(bytes, SLOT);
-                mbar_expect(&full[s], now);
-                bulk_copy(ring + s * SLOT, src, now, &full[s], pol);
+                mbar_expect(full + s * 8, now);
+                bulk_copy(ring + s * SLOT, src, now, full + s * 8, pol);
                 src += SLOT, bytes -= SLOT;
             } else {
-                mbar_arrive(&full[s]);
+                mbar_arrive(full + s * 8);
             }
             n++;
             if (++s == NS)
@@ -904,7 +912,7 @@ __device__ __forceinline__ void feed(smem *sm, const params &p, int cta, int ran
                                      int tiles)
 {
     feeder f = {};
-    f.ring = sm->ring, f.full = sm->full, f.empty = sm->empty;
+    f.ring = smem_addr(sm->ring), f.full = smem_addr(sm->full), f.empty = smem_addr(sm->empty);
     const uint64_t once = policy_evict_first(), keep = policy_evict_last();
     const uint8_t *heads = p.weights + (size_t)p.L * U_LAYER * UNIT;
 #pragma unroll 1
@@ -947,7 +955,7 @@ __device__ __forceinline__ void feed(smem *sm, const params &p, int cta, int ran
 }
 
 /* ---- the clearing warp ---- */
-__device__ __forceinline__ void cleared(uint64_t *done, int lane)
+__device__ __forceinline__ void cleared(uint32_t done, int lane)
 {
     __threadfence();
     __syncwarp();
@@ -964,7 +972,7 @@ __device__ __forceinline__ void clear(smem *sm, const params &p, int cta, int ra
 #pragma unroll 1
     for (uint32_t n = 0; n < (uint32_t)(p.steps * p.L); n++) {
         const int T = p.T + (n < (uint32_t)p.L ? p.n_state : 0);
-        mbar_wait(&sm->ev[0], n & 1);
+        mbar_wait(smem_addr(&sm->ev[0]), n & 1);
 #pragma unroll 1
         for (int tok = lane; tok < T; tok += 32) {
             const int o = b_off(row, tok);
@@ -977,15 +985,15 @@ __device__ __forceinline__ void clear(smem *sm, const params &p, int cta, int ra
 #pragma unroll 1
         for (int i = lane; i < T * 4; i += 32)
             st_relaxed(p.hb + b_off(cta * 32 + i % 4 * 8, i / 4), e4);
-        cleared(&sm->done[0], lane);
+        cleared(smem_addr(&sm->done[0]), lane);
 
-        mbar_wait(&sm->ev[1], n & 1);
+        mbar_wait(smem_addr(&sm->ev[1]), n & 1);
 #pragma unroll 1
         for (int tok = lane; tok < T; tok += 32) {
             st_relaxed(p.x1 + b_off(row, tok), e4);
             st_relaxed_u32(p.ssq1 + cta * T16 + tok, ~0u);
         }
-        cleared(&sm->done[1], lane);
+        cleared(smem_addr(&sm->done[1]), lane);
 
 #pragma unroll 1
         for (int tok = lane; tok < T; tok += 32) {
@@ -1013,11 +1021,11 @@ __device__ __forceinline__ void clear(smem *sm, const params &p, int cta, int ra
                 st_relaxed(d + i * 16, e4);
         }
 
-        mbar_wait(&sm->ev[2], n & 1);
+        mbar_wait(smem_addr(&sm->ev[2]), n & 1);
 #pragma unroll 1
         for (int i = lane; i < 2 * T; i += 32)
             st_relaxed(p.ob + b_off(head * E + part * 16 + i % 2 * 8, i / 2), e4);
-        cleared(&sm->done[2], lane);
+        cleared(smem_addr(&sm->done[2]), lane);
     }
 }
 
@@ -1030,13 +1038,13 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(THREADS, 1)
     const int rank = (int)cluster_rank();
     if (tid == 0) {
         for (int i = 0; i < NS; i++) {
-            mbar_init(&sm->full[i], 1);
-            mbar_init(&sm->empty[i], WARPS);
+            mbar_init(smem_addr(&sm->full[i]), 1);
+            mbar_init(smem_addr(&sm->empty[i]), WARPS);
         }
-        mbar_init(&sm->xbar, 1);
+        mbar_init(smem_addr(&sm->xbar), 1);
         for (int i = 0; i < 3; i++) {
-            mbar_init(&sm->ev[i], WARPS);
-            mbar_init(&sm->done[i], 1);
+            mbar_init(smem_addr(&sm->ev[i]), WARPS);
+            mbar_init(smem_addr(&sm->done[i]), 1);
         }
         mbar_init_fence();
     }
@@ -1047,7 +1055,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(THREADS, 1)
     const int t0 = split * (tiles / SPLITS) + min(split, tiles % SPLITS);
     const int st = split == SPLITS - 1; /* the suffix tile is the last split's */
     if (warp >= WARPS) {
-        reg_dealloc<56>();
+        reg_dealloc<40>();
         if (warp == WARPS) {
             if (lane == 0)
                 feed(sm, p, cta, rank, nt, t0, tiles);
@@ -1055,12 +1063,13 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(THREADS, 1)
             clear(sm, p, cta, rank, lane, nt, t0, tiles, st);
         }
     } else {
-        reg_alloc<224>();
+        reg_alloc<232>();
         ctx c = {};
-        c.sm = sm, c.tid = tid, c.warp = warp, c.lane = lane, c.g = lane / 4, c.t = lane % 4;
+        c.sm = smem_addr(sm), c.kv = kv_tile(cta), c.tid = tid, c.warp = warp, c.lane = lane,
+        c.g = lane / 4, c.t = lane % 4;
         c.cta = cta, c.rank = rank, c.nt = nt, c.t0 = t0, c.n_eff = n_eff, c.st = st;
         c.tiles = tiles;
-        compute(c, p);
+        compute(c, sm, p);
     }
     __syncwarp();
     cluster_arrive();

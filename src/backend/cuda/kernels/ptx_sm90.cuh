@@ -11,57 +11,98 @@
 
 PTX_INLINE uint32_t smem_addr(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
-/* ---- mbarrier ---- */
-PTX_INLINE void mbar_init(uint64_t *bar, uint32_t count)
+/* ---- shared memory by its own address ---- */
+PTX_INLINE uint4 lds128(uint32_t a)
 {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(smem_addr(bar)), "r"(count)
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(a)
+                 : "memory");
+    return v;
+}
+PTX_INLINE float2 lds64(uint32_t a)
+{
+    float2 v;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(a) : "memory");
+    return v;
+}
+PTX_INLINE float lds32(uint32_t a)
+{
+    float v;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(a) : "memory");
+    return v;
+}
+PTX_INLINE void sts128(uint32_t a, float x, float y, float z, float w)
+{
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(a), "f"(x), "f"(y), "f"(z), "f"(w)
+                 : "memory");
+}
+PTX_INLINE void sts64(uint32_t a, float x, float y)
+{
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(a), "f"(x), "f"(y) : "memory");
+}
+PTX_INLINE void sts32(uint32_t a, float x)
+{
+    asm volatile("st.shared.f32 [%0], %1;" ::"r"(a), "f"(x) : "memory");
+}
+/* The value is there from here on: an address is made before a wait and not behind it. */
+PTX_INLINE void pin(uint32_t &v) { asm volatile("" : "+r"(v)); }
+PTX_INLINE void pin(int &v) { asm volatile("" : "+r"(v)); }
+PTX_INLINE void pin(float &v) { asm volatile("" : "+f"(v)); }
+template <class T> PTX_INLINE void pin(T *&v) { asm volatile("" : "+l"(v)); }
+
+/* ---- mbarrier ---- */
+PTX_INLINE void mbar_init(uint32_t bar, uint32_t count)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count)
                  : "memory");
 }
 PTX_INLINE void mbar_init_fence()
 {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
-PTX_INLINE void mbar_arrive(uint64_t *bar)
+PTX_INLINE void mbar_arrive(uint32_t bar)
 {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(smem_addr(bar)) : "memory");
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
-PTX_INLINE void mbar_expect(uint64_t *bar, uint32_t bytes)
+PTX_INLINE void mbar_expect(uint32_t bar, uint32_t bytes)
 {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(smem_addr(bar)),
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar),
                  "r"(bytes)
                  : "memory");
 }
 /* One try: acquire at CTA scope. */
-PTX_INLINE bool mbar_try(uint64_t *bar, uint32_t parity)
+PTX_INLINE bool mbar_try(uint32_t bar, uint32_t parity)
 {
     uint32_t ok;
     asm volatile("{\n.reg .pred p;\n"
                  "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
                  "selp.u32 %0, 1, 0, p;\n}"
                  : "=r"(ok)
-                 : "r"(smem_addr(bar)), "r"(parity)
+                 : "r"(bar), "r"(parity)
                  : "memory");
     return ok;
 }
 /* One try: acquire at cluster scope, for data sent by st.async. */
-PTX_INLINE bool mbar_try_cluster(uint64_t *bar, uint32_t parity)
+PTX_INLINE bool mbar_try_cluster(uint32_t bar, uint32_t parity)
 {
     uint32_t ok;
     asm volatile("{\n.reg .pred p;\n"
                  "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
                  "selp.u32 %0, 1, 0, p;\n}"
                  : "=r"(ok)
-                 : "r"(smem_addr(bar)), "r"(parity)
+                 : "r"(bar), "r"(parity)
                  : "memory");
     return ok;
 }
 
-PTX_INLINE void mbar_wait(uint64_t *bar, uint32_t parity)
+PTX_INLINE void mbar_wait(uint32_t bar, uint32_t parity)
 {
     while (!mbar_try(bar, parity))
         ;
 }
-PTX_INLINE void mbar_wait_cluster(uint64_t *bar, uint32_t parity)
+PTX_INLINE void mbar_wait_cluster(uint32_t bar, uint32_t parity)
 {
     while (!mbar_try_cluster(bar, parity))
         ;
@@ -80,11 +121,11 @@ PTX_INLINE uint64_t policy_evict_last()
     asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(p));
     return p;
 }
-PTX_INLINE void bulk_copy(void *dst, const void *src, uint32_t bytes, uint64_t *bar, uint64_t pol)
+PTX_INLINE void bulk_copy(uint32_t dst, const void *src, uint32_t bytes, uint32_t bar, uint64_t pol)
 {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
-                 "[%0], [%1], %2, [%3], %4;" ::"r"(smem_addr(dst)),
-                 "l"(src), "r"(bytes), "r"(smem_addr(bar)), "l"(pol)
+                 "[%0], [%1], %2, [%3], %4;" ::"r"(dst),
+                 "l"(src), "r"(bytes), "r"(bar), "l"(pol)
                  : "memory");
 }
 PTX_INLINE void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
