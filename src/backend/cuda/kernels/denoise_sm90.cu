@@ -121,21 +121,26 @@ __device__ __forceinline__ int kv_tile(int cta)
 /* One computing warp's view. */
 struct ctx {
     uint32_t sm; /* shared memory */
-    int tid, warp, lane, g, t, cta, rank, kv;
+    int tid, cta;
+    int warp, lane, g, t, rank; /* of tid and cta, made anew in each phase */
     int s; /* ring position: slot (even) and parity */
-    uint32_t ph;
-    uint32_t n_layer, n_xch; /* parities of done[] and xbar */
-    int nt, t0, tiles, st; /* prefix tiles: of this CTA's split, its first, all; the suffix here? */
-    int n_eff, T;          /* prefix keys and tokens of this step */
-    uint32_t spins;        /* unanswered loads so far; past GIVE_UP nothing waits any more */
+    uint32_t ph, n_layer; /* parities: of the ring and of done[] */
+    uint32_t keys;        /* prefix tiles: all, this split's first and count; the suffix here? */
+    int n_eff, T;         /* prefix keys and tokens of this step */
+    uint32_t spins;       /* unanswered loads so far; past GIVE_UP nothing waits any more */
 
     /* Hides from the compiler that these do not change: or it computes every address of every phase
      * once, ahead of the loop, and spills them; a spilled register is a read from L2 here, since the
      * clearing warp's fences empty L1. */
     __device__ __forceinline__ void forget()
     {
-        pin(sm), pin(tid), pin(warp), pin(lane), pin(g), pin(t), pin(cta), pin(rank);
+        pin(sm), pin(tid), pin(cta), pin(keys);
+        warp = tid >> 5, lane = tid & 31, g = lane >> 2, t = lane & 3, rank = cta & 1;
     }
+    __device__ __forceinline__ int tiles() const { return keys & 255; }
+    __device__ __forceinline__ int first() const { return keys >> 8 & 255; }
+    __device__ __forceinline__ int count() const { return keys >> 16 & 255; }
+    __device__ __forceinline__ bool suffix_here() const { return keys >> 24; }
     __device__ __forceinline__ bool again() { return ++spins < GIVE_UP; }
     __device__ __forceinline__ int slot(int i) const { return s + i - (s + i >= NS ? NS : 0); }
     __device__ __forceinline__ uint32_t ptr(int i) const { return sm + slot(i) * SLOT; }
@@ -342,13 +347,13 @@ template <enum phase what>
 __device__ __forceinline__ void normed(ctx &c, const params &p, int step, int layer)
 {
     c.forget();
-    const int nu = what != QKV ? 4 : c.kv >= 0 ? 2 : 1, T = what == OUT ? p.T : c.T;
+    const int kv = kv_tile(c.cta), nu = what != QKV ? 4 : kv >= 0 ? 2 : 1, T = what == OUT ? p.T : c.T;
     /* A warp's part of the epilogue: half the row pairs of unit u (OUT: u and u + 1 are one tile),
      * lane = 8·(g % 4) + token % 8; GATE_UP: both token tiles, else tile n. */
     const int g = (c.warp & 1) * 4 + (c.lane >> 3), l8 = c.lane & 7;
     const int n = what == GATE_UP ? 0 : c.warp >> 1 & 1, tok = n * 8 + l8;
     const int u = what == GATE_UP ? c.warp >> 1 : what == QKV ? c.warp >> 2 : c.warp >> 2 << 1;
-    const int tile = what == QKV ? (u ? c.kv : c.cta) : what == GATE_UP ? c.cta * 4 + u : u >> 1;
+    const int tile = what == QKV ? (u ? kv : c.cta) : what == GATE_UP ? c.cta * 4 + u : u >> 1;
     const int i = tile % 16 * 8 + g; /* QKV: dims i, i + 128 of the head */
     float b0 = 0.f, b1 = 0.f;
     if (p.shift || what == OUT) {
@@ -509,9 +514,9 @@ __device__ __forceinline__ void scores(ctx &c, const params &p)
 {
     c.forget();
     const int head = c.cta >> 4, T = c.T;
-    const bool sfx = c.st && c.warp == 4;
-    if (c.warp < c.nt || sfx) {
-        const int tile = sfx ? c.tiles : c.t0 + c.warp;
+    const bool sfx = c.suffix_here() && c.warp == 4;
+    if (c.warp < c.count() || sfx) {
+        const int tile = sfx ? c.tiles() : c.first() + c.warp;
         uint8_t *out = p.sc + (head * SC_TILES + tile) * SC_TILE + c.t * 128 + c.g * 8;
         const bf16 *q = p.q + head * 8 * N8 * 256 + c.lane * 8, *ks = p.ks + c.lane * 8;
         const int key = sfx ? 2 * c.g : tile * 16 + 2 * c.g, end = sfx ? T : c.n_eff;
@@ -576,8 +581,8 @@ __device__ __forceinline__ void values(ctx &c, const params &p)
     c.forget();
     constexpr int MINE = (SC_TILES + WARPS - 1) / WARPS;
     const int head = c.cta >> 4, dt = c.cta & 15, T = c.T;
-    const int mine = (c.tiles + WARPS - c.warp) / WARPS; /* of tiles + 1 */
-    const bool sfx = (c.tiles & 7) == c.warp;            /* its last one is the suffix */
+    const int mine = (c.tiles() + WARPS - c.warp) / WARPS; /* of tiles + 1 */
+    const bool sfx = (c.tiles() & 7) == c.warp;            /* its last one is the suffix */
     const uint8_t *sc = p.sc + (head * SC_TILES + c.warp) * SC_TILE + c.lane * 16;
     const bf16 *vs = p.ks + KV_TILE / 4 + dt * 256 + c.lane * 8;
     /* its part of the epilogue: of token tile n half the dim pairs */
@@ -702,11 +707,10 @@ __device__ __forceinline__ void publish_x(const ctx &c, bf16 *x, float *ssq, flo
 
 /* A product whose k is split over the pair, into the residual: input (this CTA's half of k) → sums of
  * 16 rows; 8 of them go to the peer, 8 come from it. x += gate · sum, then bf16(x·(1 + scale)) goes
- * out. norm: scale of the norm that reads x; gate: or NULL.
+ * out.
  *   O  ob → x2     DOWN  hb → x1 (last layer: xf)     MLP  ub → x1, x set to its bias before */
 template <enum phase what>
-__device__ __forceinline__ void residual(ctx &c, const params &p, const float *norm,
-                                         const float *gate, bool last)
+__device__ __forceinline__ void residual(ctx &c, const params &p, int step, int layer)
 {
     c.forget();
     const int nu = what == DOWN ? 2 : 1, T = what == MLP ? p.T : c.T, mask = what == MLP ? 1 : 3;
@@ -717,7 +721,14 @@ __device__ __forceinline__ void residual(ctx &c, const params &p, const float *n
                         : p.ub) +
         c.lane * 8 +
         (what == MLP ? c.rank * 16 + c.warp * 2 : c.rank * nu * 32 + c.warp * 4) * N8 * 256;
-    float gain = 1.f + __ldg(norm + row), gt = gate ? __ldg(gate + row) : 1.f;
+    const bool last = what == DOWN && layer == p.L - 1;
+    /* norm 2l + 1, 2l + 2 comes next, and the gate is that of the one before */
+    const float *norm = p.norm + step * p.norm_step +
+                        (what == MLP ? 0 : 2 * layer + (what == O ? 1 : 2)) * p.norm_inst + row;
+    float gain = 1.f + __ldg(norm);
+    float gt = what != MLP && p.pi05 ? __ldg(norm - p.norm_inst + 2 * W) : 1.f;
+    /* exchanges of the pair so far: a step is 2L of them and, for π0, one in its head */
+    const uint32_t parity = what == MLP ? step : step * p.n_state + p.n_state + (what == DOWN);
     if (c.tid == 0)
         mbar_expect(c.sm + AT(xbar), 8 * ((c.T + 1) / 2) * 8);
     /* warps 0 … 3 add up this CTA's rows, warp 7 - n the peer's of token tile n, lane = 4·row +
@@ -773,7 +784,7 @@ __device__ __forceinline__ void residual(ctx &c, const params &p, const float *n
         st_async(to, sum_pairs(at), bar);
     }
     /* every warp waits: who polls for the next exchange has to be behind the peer's inputs */
-    mbar_wait_cluster(c.sm + AT(xbar), c.n_xch++ & 1);
+    mbar_wait(c.sm + AT(xbar), parity & 1);
     STAMP(what == O ? 11 : 17);
     if (c.warp * 4 < c.T) {
         float v = 0.f;
@@ -828,6 +839,7 @@ __device__ __forceinline__ void suffix(ctx &c, const params &p, int step)
 /* What a layer executes has to stay in the instruction cache: no phase has its code twice. */
 __device__ __forceinline__ void compute(ctx &c, smem *sm, const params &p)
 {
+    c.forget();
     for (int i = c.tid; i < p.T * A; i += WARPS * 32)
         sm->xs[i] = p.x[i];
     for (int i = c.tid; i < 8 * A; i += WARPS * 32)
@@ -845,7 +857,6 @@ __device__ __forceinline__ void compute(ctx &c, smem *sm, const params &p)
     const int n_eff = c.n_eff;
 #pragma unroll 1
     for (int step = 0;; step++) {
-        const float *norm = p.norm + step * p.norm_step;
         c.T = p.T + (step == 0 ? p.n_state : 0);
         c.n_eff = n_eff - (step == 0 ? p.n_state : 0);
         if (step) {
@@ -856,21 +867,16 @@ __device__ __forceinline__ void compute(ctx &c, smem *sm, const params &p)
         }
         suffix(c, p, step);
         if (!p.pi05)
-            residual<MLP>(c, p, norm, nullptr, false);
+            residual<MLP>(c, p, step, 0);
 #pragma unroll 1
         for (int layer = 0; layer < p.L; layer++, c.n_layer++) {
             STAMP(0);
             normed<QKV>(c, p, step, layer);
             scores(c, p);
             values(c, p);
-            /* norm 2l + 1, 2l + 2 comes next, and the gate is that of the one before */
-            const float *gate = p.pi05 ? norm + 2 * W : nullptr;
-            norm += p.norm_inst;
-            residual<O>(c, p, norm, gate, false);
+            residual<O>(c, p, step, layer);
             normed<GATE_UP>(c, p, step, layer);
-            gate = p.pi05 ? norm + 2 * W : nullptr;
-            norm += p.norm_inst;
-            residual<DOWN>(c, p, norm, gate, layer == p.L - 1);
+            residual<DOWN>(c, p, step, layer);
         }
     }
     if (c.spins >= GIVE_UP && c.lane == 0)
@@ -1055,7 +1061,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(THREADS, 1)
     const int t0 = split * (tiles / SPLITS) + min(split, tiles % SPLITS);
     const int st = split == SPLITS - 1; /* the suffix tile is the last split's */
     if (warp >= WARPS) {
-        reg_dealloc<40>();
+        reg_dealloc<56>();
         if (warp == WARPS) {
             if (lane == 0)
                 feed(sm, p, cta, rank, nt, t0, tiles);
@@ -1063,12 +1069,10 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(THREADS, 1)
             clear(sm, p, cta, rank, lane, nt, t0, tiles, st);
         }
     } else {
-        reg_alloc<232>();
+        reg_alloc<224>();
         ctx c = {};
-        c.sm = smem_addr(sm), c.kv = kv_tile(cta), c.tid = tid, c.warp = warp, c.lane = lane,
-        c.g = lane / 4, c.t = lane % 4;
-        c.cta = cta, c.rank = rank, c.nt = nt, c.t0 = t0, c.n_eff = n_eff, c.st = st;
-        c.tiles = tiles;
+        c.sm = smem_addr(sm), c.tid = tid, c.cta = cta, c.n_eff = n_eff;
+        c.keys = tiles | t0 << 8 | nt << 16 | st << 24;
         compute(c, sm, p);
     }
     __syncwarp();

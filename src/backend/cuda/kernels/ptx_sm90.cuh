@@ -84,30 +84,11 @@ PTX_INLINE bool mbar_try(uint32_t bar, uint32_t parity)
                  : "memory");
     return ok;
 }
-/* One try: acquire at cluster scope, for data sent by st.async. */
-PTX_INLINE bool mbar_try_cluster(uint32_t bar, uint32_t parity)
-{
-    uint32_t ok;
-    asm volatile("{\n.reg .pred p;\n"
-                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-                 "selp.u32 %0, 1, 0, p;\n}"
-                 : "=r"(ok)
-                 : "r"(bar), "r"(parity)
-                 : "memory");
-    return ok;
-}
-
 PTX_INLINE void mbar_wait(uint32_t bar, uint32_t parity)
 {
     while (!mbar_try(bar, parity))
         ;
 }
-PTX_INLINE void mbar_wait_cluster(uint32_t bar, uint32_t parity)
-{
-    while (!mbar_try_cluster(bar, parity))
-        ;
-}
-
 /* ---- bulk copy, proxy fence ---- */
 PTX_INLINE uint64_t policy_evict_first()
 {
