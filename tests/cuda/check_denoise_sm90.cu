@@ -375,6 +375,7 @@ static void loop_make(struct loop_run *r, const struct run_case &c, int nl, bool
         a.rec_v = r->rv = alloc<float>((size_t)c.steps * c.T * A);
         a.rec_x = r->rx = alloc<float>((size_t)c.steps * c.T * A);
     }
+    CK(cudaDeviceSynchronize()); /* the copies above are not in S */
     cudaGraph_t g;
     CK(cudaStreamBeginCapture(S, cudaStreamCaptureModeThreadLocal));
     CK(dn90_enqueue(&a, S));

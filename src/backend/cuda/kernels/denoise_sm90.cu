@@ -49,7 +49,7 @@
  * Same inputs, same bits: every sum has a fixed order.
  * For one sample of up to 15 actions (cu_loop_batch); with more, suffix_sm90's chain is faster.
  * Shape: 10 steps × 18 layers of 34.6 MB of bf16 weights; floor 1.36 ms at 4.6 TB/s.
- * Now: 2.41 ms for 10 actions on 533 keys, 2.50 on 789 (check_denoise_sm90 bench, NVIDIA H200,
+ * Now: 2.38 ms for 10 actions on 789 keys (check_denoise_sm90 bench, NVIDIA H200,
  * 2026-11-22); where it goes is in docs/worklog-denoise.md.
  * Rounding: residual, softmax, norms, Euler in f32; products take bf16(x·gain), 1/rms on their
  * result (docs/numerics.md); exchanged activations and weights of keys bf16. */
@@ -123,11 +123,11 @@ struct ctx {
     uint32_t sm; /* shared memory */
     int tid, cta;
     int warp, lane, g, t, rank; /* of tid and cta, made anew in each phase */
-    int s; /* ring position: slot (even) and parity */
-    uint32_t ph, n_layer; /* parities: of the ring and of done[] */
-    uint32_t keys;        /* prefix tiles: all, this split's first and count; the suffix here? */
-    int n_eff, T;         /* prefix keys and tokens of this step */
-    uint32_t spins;       /* unanswered loads so far; past GIVE_UP nothing waits any more */
+    int s;                      /* ring position: slot (even) and parity */
+    uint32_t ph, n_layer;       /* parities: of the ring and of done[] */
+    uint32_t keys;  /* prefix tiles: all, this split's first and count; the suffix here? */
+    int n_eff, T;   /* prefix keys and tokens of this step */
+    uint32_t spins; /* unanswered loads so far; past GIVE_UP nothing waits any more */
 
     /* Hides from the compiler that these do not change: or it computes every address of every phase
      * once, ahead of the loop, and spills them; a spilled register is a read from L2 here, since the
@@ -209,18 +209,37 @@ __device__ __forceinline__ void zero(float (&acc)[N8][4])
     for (int n = 0; n < N8; n++)
         acc[n][0] = acc[n][1] = acc[n][2] = acc[n][3] = 0.f;
 }
-/* Blocks of 32 k from B order, zeros for tokens that are not real; block kb at kb & mask. src: the
- * lane's. */
+/* Again, if a word of it is empty: what is there already is not asked for twice, since polls are what
+ * keeps the L2 busy. */
+__device__ __forceinline__ void ld_empty(uint4 &v, const void *p)
+{
+    const uint32_t e = max4(0, v);
+    asm volatile("{.reg .pred p; setp.eq.u32 p, %4, -1;\n"
+                 "@p ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%5];}"
+                 : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+                 : "r"(e), "l"(p)
+                 : "memory");
+}
+/* What is empty of some blocks of 32 k from B order; block kb at kb & mask. src: the lane's. */
 template <int K>
-__device__ __forceinline__ void load_b(uint4 (&b)[K][N8], const bf16 *src, int T, const ctx &c,
-                                       int mask = K - 1)
+__device__ __forceinline__ void load_b(uint4 (&b)[K][N8], const bf16 *src, int mask = K - 1)
 {
 #pragma unroll
     for (int kb = 0; kb < K; kb++)
 #pragma unroll
         for (int n = 0; n < N8; n++)
-            b[kb][n] = n * 8 + c.g < T ? ld_relaxed(src + (kb & mask) * N8 * 256 + n * 256)
-                                       : make_uint4(0, 0, 0, 0);
+            ld_empty(b[kb][n], src + (kb & mask) * N8 * 256 + n * 256);
+}
+/* Before the first poll: empty, zeros for tokens that are not real. */
+template <int K> __device__ __forceinline__ void empty_b(uint4 (&b)[K][N8], int T, const ctx &c)
+{
+#pragma unroll
+    for (int kb = 0; kb < K; kb++)
+#pragma unroll
+        for (int n = 0; n < N8; n++) {
+            const uint32_t e = n * 8 + c.g < T ? ~0u : 0;
+            b[kb][n] = make_uint4(e, e, e, e);
+        }
 }
 /* The largest word of these and m: ~0 if one is empty. */
 template <int K> __device__ __forceinline__ uint32_t max_b(uint32_t m, const uint4 (&b)[K][N8])
@@ -347,7 +366,11 @@ template <enum phase what>
 __device__ __forceinline__ void normed(ctx &c, const params &p, int step, int layer)
 {
     c.forget();
-    const int kv = kv_tile(c.cta), nu = what != QKV ? 4 : kv >= 0 ? 2 : 1, T = what == OUT ? p.T : c.T;
+    const int kv = kv_tile(c.cta),
+              nu = what != QKV ? 4
+                   : kv >= 0   ? 2
+                               : 1,
+              T = what == OUT ? p.T : c.T;
     /* A warp's part of the epilogue: half the row pairs of unit u (OUT: u and u + 1 are one tile),
      * lane = 8·(g % 4) + token % 8; GATE_UP: both token tiles, else tile n. */
     const int g = (c.warp & 1) * 4 + (c.lane >> 3), l8 = c.lane & 7;
@@ -400,9 +423,10 @@ __device__ __forceinline__ void normed(ctx &c, const params &p, int step, int la
         load_a(a[1], c, 1);
     pin(b0), pin(b1), pin(mine), pin(e.x), pin(e.y), pin(out), pin(at), pin(rms), pin(ssq_out);
     uint32_t m;
+    empty_b(b, T, c);
     do {
         q[0] = ld_relaxed(ssq), q[1] = ld_relaxed(ssq + 128);
-        load_b(b, x, T, c);
+        load_b(b, x);
         m = 0;
 #pragma unroll
         for (int k = 0; k < 2; k++) {
@@ -530,9 +554,10 @@ __device__ __forceinline__ void scores(ctx &c, const params &p)
         }
         pin(out);
         uint32_t m;
+        empty_b(b, T, c);
         do {
             m = 0;
-            load_b(b, q, T, c);
+            load_b(b, q);
             if (sfx) {
 #pragma unroll
                 for (int i = 0; i < 16; i++)
@@ -572,6 +597,9 @@ __device__ __forceinline__ void scores(ctx &c, const params &p)
                     st_relaxed(out + (n * 8 + j) * 64, key_pair(v[0], v[1]));
             }
         STAMP(5);
+        bar_arrive(2, WARPS * 32);
+    } else { /* polling for scores would only delay the q that they need */
+        bar_sync(2, WARPS * 32);
     }
 }
 
@@ -597,6 +625,13 @@ __device__ __forceinline__ void values(ctx &c, const params &p)
     c.full(3);
     pin(facts), pin(sums), pin(part), pin(v2), pin(v3), pin(out);
     uint32_t m, to[N8];
+#pragma unroll
+    for (int i = 0; i < MINE; i++)
+#pragma unroll
+        for (int n = 0; n < N8; n++) {
+            const uint32_t e = i < mine && n * 8 + c.g < T ? ~0u : 0;
+            w[i][n] = make_uint4(e, e, e, e);
+        }
     do {
         m = 0;
         last = sfx ? ld_relaxed(vs) : make_uint4(0, 0, 0, 0);
@@ -604,9 +639,7 @@ __device__ __forceinline__ void values(ctx &c, const params &p)
         for (int i = 0; i < MINE; i++)
 #pragma unroll
             for (int n = 0; n < N8; n++)
-                w[i][n] = i < mine && n * 8 + c.g < T
-                              ? ld_relaxed(sc + i * (WARPS * SC_TILE) + n * 512)
-                              : make_uint4(0, 0, 0, 0);
+                ld_empty(w[i][n], sc + i * (WARPS * SC_TILE) + n * 512);
         if (4 * c.t >= T)
             last.x = last.y = 0;
         if (4 * c.t + 2 >= T)
@@ -749,10 +782,11 @@ __device__ __forceinline__ void residual(ctx &c, const params &p, int step, int 
     float acc[N8][4];
     pin(gain), pin(gt), pin(part), pin(at), pin(to), pin(bar), pin(own), pin(x), pin(ssq);
     uint32_t m;
+    empty_b(b[0], T, c), empty_b(b[1], T, c);
     do {
-        load_b(b[0], in, T, c, mask);
+        load_b(b[0], in, mask);
         if (nu == 2)
-            load_b(b[1], in + 32 * N8 * 256, T, c);
+            load_b(b[1], in + 32 * N8 * 256);
         m = max_b(0, b[0]);
         if (nu == 2)
             m = max_b(m, b[1]);

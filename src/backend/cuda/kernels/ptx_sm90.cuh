@@ -55,8 +55,7 @@ template <class T> PTX_INLINE void pin(T *&v) { asm volatile("" : "+l"(v)); }
 /* ---- mbarrier ---- */
 PTX_INLINE void mbar_init(uint32_t bar, uint32_t count)
 {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count)
-                 : "memory");
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count) : "memory");
 }
 PTX_INLINE void mbar_init_fence()
 {
@@ -68,8 +67,7 @@ PTX_INLINE void mbar_arrive(uint32_t bar)
 }
 PTX_INLINE void mbar_expect(uint32_t bar, uint32_t bytes)
 {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar),
-                 "r"(bytes)
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
                  : "memory");
 }
 /* One try: acquire at CTA scope. */
@@ -200,6 +198,10 @@ template <int N> PTX_INLINE void reg_dealloc()
 PTX_INLINE void bar_sync(int id, int threads)
 {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+PTX_INLINE void bar_arrive(int id, int threads)
+{
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 /* c[16×8] += a[16×16] · b[16×8]: mma.m16n8k16, bf16 in, f32 out */
 PTX_INLINE void mma_bf16(float (&c)[4], uint4 a, uint32_t b0, uint32_t b1)
