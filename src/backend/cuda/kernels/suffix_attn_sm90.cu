@@ -9,15 +9,18 @@
  *            V are on their way at a time.
  *
  *              prefix keys ──► before the predecessor has finished: they do not change here
- *              S ► max over the CTA ► P ► Oᵀ += vᵀ·P ► (max, sum) to all CTAs of the cluster
- *              ► Oᵀ · weight to the CTA that owns these dims ► sum, o
+ *              S ► max over the CTA ► P ► Oᵀ += vᵀ·P; (max, sum) to all CTAs of the cluster
+ *              ► Oᵀ to the CTA that owns these dims ► weighted sum, o
  *
  *            40 rows, not 80: what the cluster exchanges passes at some 25 bytes a nanosecond and CTA.
  * Budget:    8 samples, 800 keys: 0.5 GFLOP, 6.5 MB → bound by latency.
  * Now:       5.9 µs for 2 samples, 8.5 for 8 (keys over 4 CTAs), 24 for 64 (not split), 800 keys: check_suffix_sm90
  *            --bench, NVIDIA H200, 2026-11-22.
- * Rounding:  P to bf16, o to bf16. Parts are added in rank order: the same bits every run. */
+ * Rounding:  P to bf16, a part of several to half precision, o to bf16. Parts are added in rank order: the same
+ *            bits every run. */
 #include "suffix_sm90.cuh"
+
+#include <cuda_fp16.h>
 
 using namespace wg90;
 using namespace sfx90;
@@ -28,14 +31,18 @@ namespace
 constexpr int E = 256, N = 40, J = N / 8, KEYS = 64, SLOTS = 3, THREADS = 384;
 constexpr int KV_BYTES = KEYS * E * 2, Q_BYTES = N * E * 2, P_BYTES = N * KEYS * 2;
 constexpr int UNITS = 16,
-              UNIT_BYTES = J * 512; /* 16 dims of all rows: what a warp holds of a product */
+              UNIT_BYTES = J * 256; /* 16 dims of all rows: what a warp holds of a product */
+
+/* A part is sent in half precision as its own mean of v, times this: an eighth of the rounding of o's
+ * bf16, for |v| < 10^6. */
+constexpr float PART_SCALE = 1.f / 16;
 
 struct facts {
     uint64_t q, k_full[SLOTS], k_empty[SLOTS], v_full[SLOTS], v_empty[SLOTS];
-    uint64_t stats_here, parts_here, pad;
-    float warp[8][N];         /* maxima, then sums, of each warp's keys */
-    float max[N], rescale[N]; /* rescale; at the end the weight of this CTA's part */
-    float2 stats[8][N];       /* (max, sum) of the cluster's CTAs */
+    uint64_t stats_here, parts_here, dead;
+    float warp[8][N]; /* each warp's maxima, then sums; then the weights of the cluster's parts */
+    float max[N], rescale[N];
+    float2 stats[8][N]; /* (max, sum) of the cluster's CTAs */
 };
 /* The exchange lies over K, which is dead by then: at most 7 parts of 3 units. */
 static_assert(21 * UNIT_BYTES <= SLOTS * KV_BYTES, "the exchange does not fit");
@@ -56,9 +63,10 @@ static __device__ __forceinline__ void consumers_sync(void)
 }
 /* What a tile looks at. */
 struct tile {
-    int q_row, n_rows;         /* first row of q and o, rows that exist */
-    int n_keys, hole0, hole1;  /* keys [hole0, hole1) are masked */
-    int kv_row, first, blocks; /* this CTA's blocks of 64 keys */
+    int q_row, n_rows;        /* first row of q and o, rows that exist */
+    int n_keys, hole0, hole1; /* keys [hole0, hole1) are masked */
+    int kv_row;               /* of block 0 */
+    int first, every, blocks; /* this CTA's blocks of 64 keys */
 
     __device__ __forceinline__ void find(const args &g, int split, int rank)
     {
@@ -71,9 +79,11 @@ struct tile {
         n_keys = s.n_rows + (state ? 1 : g.n_state + g.horizon);
         hole0 = s.n_valid, hole1 = s.n_rows;
         int all = (n_keys + KEYS - 1) / KEYS;
-        first = all * rank / split;
-        blocks = all * (rank + 1) / split - first;
-        kv_row = g.kv_row0 + s.kv_row + first * KEYS;
+        /* In turns: the last blocks wait for the predecessor, and no CTA should have them all. */
+        first = rank;
+        every = split;
+        blocks = (all - rank + split - 1) / split;
+        kv_row = g.kv_row0 + s.kv_row;
     }
 };
 
@@ -94,7 +104,8 @@ static __device__ __forceinline__ void produce(const CUtensorMap *map, unsigned 
 {
     int waited = 0;
     for (int i = 0; i <= t.blocks; i++) {
-        if (!waited && (i == t.blocks || i == SLOTS || (t.first + i + 1) * KEYS > t.hole1)) {
+        if (!waited &&
+            (i == t.blocks || i == SLOTS || (t.first + i * t.every + 1) * KEYS > t.hole1)) {
             pdl_wait();
             waited = 1;
             if (q_map && t.blocks > 0)
@@ -105,7 +116,8 @@ static __device__ __forceinline__ void produce(const CUtensorMap *map, unsigned 
         int slot = i % SLOTS;
         if (i >= SLOTS)
             mbar_wait(&empty[slot], (uint32_t)(i / SLOTS - 1) & 1);
-        load_rows(ring + slot * KV_BYTES, map, &full[slot], t.kv_row + i * KEYS, KEYS);
+        load_rows(ring + slot * KV_BYTES, map, &full[slot],
+                  t.kv_row + (t.first + i * t.every) * KEYS, KEYS);
     }
 }
 
@@ -154,11 +166,39 @@ static __device__ __forceinline__ void scores(float (&s)[4 * J], const unsigned 
     wgmma_wait<0>();
 }
 
-/* (max, sum) of every column to all CTAs of the cluster; then this part's weight in f->rescale. */
-static __device__ __forceinline__ void agree(const float (&l)[2 * J], facts *f, int split, int rank)
+static __device__ __forceinline__ uint32_t pack_f16(float lo, float hi)
+{
+    uint32_t d;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(hi), "f"(lo));
+    return d;
+}
+
+static __device__ __forceinline__ void st_async8(uint32_t to, uint32_t a, uint32_t b, uint32_t bar)
+{
+    asm volatile(
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(
+            to),
+        "r"(a), "r"(b), "r"(bar)
+        : "memory");
+}
+
+/* mbar_arrive_cluster without a branch: one here would serialize the products around it. */
+static __device__ __forceinline__ void arrive_cluster_if(int yes, uint64_t *bar, uint32_t rank)
+{
+    asm volatile("{\n.reg .pred p;\n.reg .b32 remote;\nsetp.ne.b32 p, %0, 0;\n"
+                 "@p mapa.shared::cluster.u32 remote, %1, %2;\n"
+                 "@p mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(yes),
+                 "r"(smem_u32(bar)), "r"(rank)
+                 : "memory");
+}
+
+/* (max, sum) of every column to all CTAs of the cluster. */
+static __device__ __forceinline__ void send_stats(const float (&l)[2 * J], facts *f, int split,
+                                                  int rank)
 {
     int warp = (int)threadIdx.x / 32, c = threadIdx.x;
     float r[J];
+    arrive_cluster_if(c < split, &f->dead, (uint32_t)c);
     across_lanes<0>(r, l);
     put_columns(f->warp[warp], r);
     consumers_sync();
@@ -167,18 +207,38 @@ static __device__ __forceinline__ void agree(const float (&l)[2 * J], facts *f, 
 #pragma unroll
         for (int w = 0; w < 8; w++)
             sum += f->warp[w][c];
+        f->rescale[c] = sum > 0.f ? PART_SCALE * rcp(sum) : 0.f;
         for (int to = 0; to < split; to++)
             asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 "
                          "[%0], {%1, %2}, [%3];" ::"r"(mapa(&f->stats[rank][c], (uint32_t)to)),
                          "f"(m), "f"(sum), "r"(mapa(&f->stats_here, (uint32_t)to))
                          : "memory");
+    }
+    consumers_sync();
+}
+
+/* What each CTA's part of a column counts. */
+static __device__ __forceinline__ void weigh(facts *f, int split)
+{
+    int c = threadIdx.x;
+    if (c < N) {
         mbar_wait_cluster(&f->stats_here, 0);
         float top = -INFINITY, all = 0.f;
-        for (int i = 0; i < split; i++)
-            top = fmaxf(top, f->stats[i][c].x);
-        for (int i = 0; i < split; i++)
-            all = fmaf(f->stats[i][c].y, ex2(f->stats[i][c].x - top), all);
-        f->rescale[c] = __fdividef(ex2(m - top), all);
+        float2 s[8];
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            s[i] = i < split ? f->stats[i][c] : make_float2(-INFINITY, 0.f);
+            top = fmaxf(top, s[i].x);
+        }
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            s[i].y *= ex2(s[i].x - top);
+            all += s[i].y;
+        }
+        all = rcp(PART_SCALE * all);
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            f->warp[i][c] = s[i].y * all;
     }
     consumers_sync();
 }
@@ -199,7 +259,7 @@ static __device__ __forceinline__ void attend(float (&o)[2][4 * J], float (&l)[2
         scores(s, ks + slot * KV_BYTES, qs);
         if (threadIdx.x % 128 == 0 && i + wg + SLOTS < t.blocks)
             mbar_arrive(&f->k_empty[slot]);
-        int key = (t.first + i + wg) * KEYS + warp % 4 * 16 + lane / 4;
+        int key = (t.first + (i + wg) * t.every) * KEYS + warp % 4 * 16 + lane / 4;
         float v[2 * J], r[J];
         bool see[2];
 #pragma unroll
@@ -277,7 +337,7 @@ static __device__ __forceinline__ void attend(float (&o)[2][4 * J], float (&l)[2
                                     desc_k128(ps + b * P_BYTES) + 2 * kk, i | b | kk);
         wgmma_commit();
         if (i + 2 >= t.blocks) /* under the product: it needs o no more than the others do */
-            agree(l, f, split, rank);
+            send_stats(l, f, split, rank);
         wgmma_wait<0>();
         if (threadIdx.x % 128 == 0) { /* told only to a producer that waits for it */
             if (i + SLOTS < t.blocks)
@@ -287,7 +347,7 @@ static __device__ __forceinline__ void attend(float (&o)[2][4 * J], float (&l)[2
         }
     }
     if (t.blocks == 0)
-        agree(l, f, split, rank);
+        send_stats(l, f, split, rank);
 }
 
 /* 16 units of 16 dims, in turn to the CTAs of the cluster: CTA r owns per units from r · per on. */
@@ -298,40 +358,48 @@ static __device__ __forceinline__ void send(const float (&o)[2][4 * J], facts *f
 {
     int wg = (int)threadIdx.x / 128, warp = (int)threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     int per = units_each(split);
+    mbar_wait(&f->dead, 0); /* nobody reads K any more: the parts go there */
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         int unit = (2 * wg + h) * 4 + warp;
         uint32_t owner = (uint32_t)(unit / per), bar = mapa(&f->parts_here, owner);
-        unsigned char *here = recv + (rank * per + unit % per) * UNIT_BYTES + lane * 16;
+        unsigned char *here = recv + (rank * per + unit % per) * UNIT_BYTES + lane * 8;
         uint32_t to = mapa(here, owner);
 #pragma unroll
         for (int j = 0; j < J; j++) {
+            const float *v = &o[h][4 * j];
             float2 w = *(const float2 *)&f->rescale[8 * j + lane % 4 * 2];
-            float4 v = make_float4(o[h][4 * j] * w.x, o[h][4 * j + 1] * w.y, o[h][4 * j + 2] * w.x,
-                                   o[h][4 * j + 3] * w.y);
+            uint32_t lo = pack_f16(v[0] * w.x, v[1] * w.y), hi = pack_f16(v[2] * w.x, v[3] * w.y);
             if (split == 1)
-                *(float4 *)(here + j * 512) = v;
+                *(uint2 *)(here + j * 256) = make_uint2(lo, hi);
             else
-                st_async(to + j * 512, v.x, v.y, v.z, v.w, bar);
+                st_async8(to + j * 256, lo, hi, bar);
         }
     }
-    if (split == 1)
-        consumers_sync();
-    else
+    weigh(f, split);
+    if (split > 1)
         mbar_wait_cluster(&f->parts_here, 0);
 }
 
 static __device__ __forceinline__ void finish(uint16_t *o, const unsigned char *recv, const tile &t,
-                                              int split, int rank)
+                                              const facts *f, int split, int rank)
 {
     int warp = (int)threadIdx.x / 32, lane = threadIdx.x % 32, per = units_each(split);
     for (int i = warp; i < per * J && rank * per + i / J < UNITS; i += 8) {
         int unit = rank * per + i / J, j = i % J;
-        const float4 *at = (const float4 *)recv + i * 32 + lane;
-        float4 a = at[0];
-        for (int s = 1; s < split; s++) {
-            float4 b = at[s * per * (UNIT_BYTES / 16)];
-            a.x += b.x, a.y += b.y, a.z += b.z, a.w += b.w;
+        const uint2 *at = (const uint2 *)recv + i * 32 + lane;
+        float4 a = make_float4(0.f, 0.f, 0.f, 0.f);
+        uint2 u[8];
+#pragma unroll
+        for (int s = 0; s < 8; s++)
+            u[s] = s < split ? at[s * per * (UNIT_BYTES / 8)] : make_uint2(0, 0);
+#pragma unroll
+        for (int s = 0; s < 8; s++) {
+            float2 lo = __half22float2(*(const __half2 *)&u[s].x),
+                   hi = __half22float2(*(const __half2 *)&u[s].y);
+            float2 w = *(const float2 *)&f->warp[s][8 * j + lane % 4 * 2];
+            a.x = fmaf(lo.x, w.x, a.x), a.y = fmaf(lo.y, w.y, a.y);
+            a.z = fmaf(hi.x, w.x, a.z), a.w = fmaf(hi.y, w.y, a.w);
         }
         uint32_t lo = movmatrix(pack_bf16(a.x, a.y)), hi = movmatrix(pack_bf16(a.z, a.w));
         int row = 8 * j + lane / 4;
@@ -354,6 +422,8 @@ __global__ void __launch_bounds__(THREADS, 1)
     facts *f = (facts *)(ps + 2 * P_BYTES);
     int rank = split > 1 ? (int)cluster_ctarank() : 0;
     if (threadIdx.x == 256) {
+        mbar_init(&f->dead, (uint32_t)split); /* among the others the compiler serializes wgmma */
+        fence_mbar_init();
         prefetch_tensormap(&k_map);
         prefetch_tensormap(&q_map);
     }
@@ -401,7 +471,7 @@ __global__ void __launch_bounds__(THREADS, 1)
             l[i] = 0.f;
         attend(o, l, t, ks, vs, qs, ps, f, g.scale_log2, split, rank);
         send(o, f, ks, split, rank);
-        finish(g.o, ks, t, split, rank);
+        finish(g.o, ks, t, f, split, rank);
     }
     /* Nobody is left behind: a CTA waits for all that is sent to it. */
 }
