@@ -482,12 +482,13 @@ static void check_all(void)
         for (int split : { 1, 2 })
             check_gemm(SFX90_QKV, { sfx90_tile(SFX90_QKV, rows, n_sms).tokens, split, 1, 1 }, rows,
                        1024, split - 1);
-        for (int share : { 1, 2 })
-            if (sfx90_tile(SFX90_QKV, rows, n_sms).tokens >= 104) {
-                struct sfx90_tile t = { sfx90_tile(SFX90_QKV, rows, n_sms).tokens, 1, share, 2 };
-                check_gemm(SFX90_QKV, t, rows, 1024, share - 1);
-                check_gemm(SFX90_GEGLU, t, rows, 1024, share - 1);
-            }
+        int tokens = sfx90_tile(SFX90_QKV, rows, n_sms).tokens;
+        for (int share : { 1, 2 }) {
+            if (tokens >= 104)
+                check_gemm(SFX90_QKV, { tokens, 1, share, 2 }, rows, 1024, share - 1);
+            if (tokens >= 80)
+                check_gemm(SFX90_GEGLU, { tokens, 1, share, 2 }, rows, 1024, share - 1);
+        }
         for (int share : { 1, 2, 4 })
             check_gemm(SFX90_GEGLU, { sfx90_tile(SFX90_GEGLU, rows, n_sms).tokens, 1, share, 1 },
                        rows, 1024, share > 1);
@@ -497,6 +498,9 @@ static void check_all(void)
                                         split == 2 ? 2 : 1, 1 };
                 if (split < 8 || t.tokens <= 104)
                     check_gemm(SFX90_ADD, t, rows, k, split == 4);
+                t.groups = 2;
+                if (split == 8 && tokens >= 80 && tokens <= 104)
+                    check_gemm(SFX90_ADD, t, rows, k, k == 4096);
             }
     }
     for (int split : { 1, 2, 3, 4, 5, 6, 8 })

@@ -195,6 +195,13 @@ static void suffix_tiles(void **state)
     struct sfx90_tile t = sfx90_tile(SFX90_ADD, 80, 132);
     assert_int_equal(t.tokens, 80);
     assert_int_equal(t.split, 8);
+    assert_int_equal(t.groups, 2);
+    t = sfx90_tile(SFX90_GEGLU, 51, 132);
+    assert_int_equal(t.tokens, 56);
+    assert_int_equal(t.groups, 1);
+    assert_int_equal(t.share, 1);
+    t = sfx90_tile(SFX90_GEGLU, 160, 132);
+    assert_int_equal(t.groups, 2);
     t = sfx90_tile(SFX90_ADD, 640, 132);
     assert_int_equal(t.tokens, 160);
     assert_int_equal(t.split, 2);
@@ -205,8 +212,12 @@ static void suffix_tiles(void **state)
             assert_true(t.split == 1 || t.split == 2 || t.split == 4 || t.split == 8);
             assert_in_range(t.split * t.share, 1, 8);
             assert_true(t.split < 8 || t.tokens <= 104);
-            assert_true(t.groups == 1 ||
-                        (t.groups == 2 && t.split == 1 && mode < 2 && t.tokens >= 104));
+            assert_true(t.groups == 1 || t.groups == 2);
+            if (t.groups == 2) { /* what the kernels are compiled for */
+                assert_int_equal(t.split, mode == SFX90_ADD ? 8 : 1);
+                assert_in_range(t.tokens, mode == SFX90_QKV ? 104 : 80,
+                                mode == SFX90_ADD ? 104 : 208);
+            }
         }
     assert_int_equal(sfx90_attn_split(850, 10, 2, 132), 7); /* 14 blocks */
     assert_int_equal(sfx90_attn_split(850, 10, 8, 132), 4);

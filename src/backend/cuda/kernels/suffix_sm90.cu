@@ -31,6 +31,7 @@ namespace
 {
 
 constexpr int ROWS = 64, BLOCK_K = 64, HELPERS = 64, AHEAD = 2;
+constexpr int BARS = 416; /* bytes */
 constexpr float EPS = 1e-6f;
 
 template <int T, int KS, int G> struct shape {
@@ -39,9 +40,9 @@ template <int T, int KS, int G> struct shape {
     static constexpr int J = T / 8,
                          JP = (J + KS - 1) / KS; /* groups of 8 tokens; a CTA finishes JP */
     static constexpr int x_bytes = T * BLOCK_K * 2;
-    static constexpr int recv_bytes = KS > 1 ? KS *JP * 2048 : 0;
-    static constexpr int facts_bytes = T * 4 + T * 8 + 4 * JP * 8 * 4; /* 1/rms, rows, sums */
-    static constexpr int other = 1024 + 512 + facts_bytes + recv_bytes;
+    static constexpr int recv_bytes = KS > 1 ? G *KS *JP * 2048 : 0;
+    static constexpr int facts_bytes = T * 4 + T * 8 + G * 4 * JP * 8 * 4; /* 1/rms, rows, sums */
+    static constexpr int other = 1024 + BARS + facts_bytes + recv_bytes;
     /* Two CTAs of successive kernels on a processor, so that one's weights come while the other
      * works; a large tile takes the processor for itself. What is in flight sets the pace. */
     static constexpr int half = 115712 - other, pair = w_bytes + x_bytes;
@@ -50,7 +51,8 @@ template <int T, int KS, int G> struct shape {
     static constexpr int x_most = T > 104 ? 4 : 8; /* more tokens at once come no sooner */
     static constexpr int x_stages = room / pair < x_most ? room / pair : x_most;
     static constexpr int w_fit = (room - x_stages * x_bytes) / w_bytes;
-    static constexpr int w_stages = w_fit < 8 ? w_fit : 8;
+    static constexpr int w_most = T > 104 ? 8 : 16;
+    static constexpr int w_stages = w_fit < w_most ? w_fit : w_most;
     static constexpr int smem = other + w_stages * w_bytes + x_stages * x_bytes;
     static_assert(w_stages >= 3 && smem <= 232448, "no ring");
 };
@@ -95,9 +97,10 @@ struct place {
 };
 
 struct bars {
-    uint64_t w_full[8], w_empty[8], x_full[8], x_empty[8], parts;
+    uint64_t w_full[16], w_empty[16], x_full[8], x_empty[8], parts;
     int go; /* the predecessor has finished */
 };
+static_assert(sizeof(bars) <= BARS, "room for the barriers");
 
 /* ---------------------------------------------------------------- producers */
 
@@ -169,11 +172,8 @@ static __device__ __forceinline__ void main_loop(float (&d)[T / 2], const unsign
         for (int kk = 0; kk < BLOCK_K / 16; kk++)
             mma<T>(d, a + 2 * kk, t + 2 * kk, k | kk);
         wgmma_commit();
-        if (T > 104)
-            wgmma_wait<1>(); /* the stages before these have been read */
-        else
-            wgmma_wait<0>(); /* these: few tokens wait for copies, not for the tensor cores */
-        int done = T > 104 ? k - 1 : k;
+        wgmma_wait<1>(); /* the stages before these have been read */
+        int done = k - 1;
         if (done >= 0) { /* told only to producers that wait for it */
             if (done + S::w_stages < n && i == 0)
                 mbar_arrive(&b->w_empty[done % S::w_stages]);
@@ -189,9 +189,10 @@ static __device__ __forceinline__ void main_loop(float (&d)[T / 2], const unsign
     wgmma_wait<0>();
 }
 
-static __device__ __forceinline__ void consumers_sync(void)
+/* The four warps of 64 weight rows. */
+static __device__ __forceinline__ void group_sync(void)
 {
-    asm volatile("bar.sync 1, 128;" ::: "memory");
+    asm volatile("bar.sync %0, 128;" ::"r"((int)threadIdx.x / 128 + 3) : "memory");
 }
 
 /* Every CTA of the K split sends each group of 8 tokens to the CTA that finishes it, itself included. */
@@ -203,10 +204,10 @@ static __device__ __forceinline__ void exchange(const float (&d)[T / 2], unsigne
 #pragma unroll
     for (int o = 0; o < KS; o++) {
         uint32_t rank = (uint32_t)(o * share + p.cr), rb = mapa(bar, rank);
-        uint32_t to = mapa(recv + p.kt * S::JP * 2048 + threadIdx.x * 16, rank);
+        uint32_t to = mapa(recv + p.kt * S::JP * G * 2048 + threadIdx.x * 16, rank);
 #pragma unroll
         for (int j = o * S::JP; j < (o + 1) * S::JP && j < S::J; j++)
-            st_async(to + (j - o * S::JP) * 2048, d[4 * j], d[4 * j + 1], d[4 * j + 2],
+            st_async(to + (j - o * S::JP) * G * 2048, d[4 * j], d[4 * j + 1], d[4 * j + 2],
                      d[4 * j + 3], rb);
     }
     mbar_wait_cluster(bar, 0);
@@ -220,10 +221,10 @@ static __device__ __forceinline__ void add_parts(float (&acc)[shape<T, KS, G>::J
     const float4 *at = (const float4 *)recv + threadIdx.x;
 #pragma unroll
     for (int i = 0; i < S::JP; i++) {
-        float4 s = at[i * 128];
+        float4 s = at[i * G * 128];
 #pragma unroll
         for (int r = 1; r < KS; r++) {
-            float4 t = at[(r * S::JP + i) * 128];
+            float4 t = at[(r * S::JP + i) * G * 128];
             s.x += t.x, s.y += t.y, s.z += t.z, s.w += t.w;
         }
         acc[4 * i] = s.x, acc[4 * i + 1] = s.y, acc[4 * i + 2] = s.z, acc[4 * i + 3] = s.w;
@@ -375,7 +376,7 @@ template <int N>
 static __device__ __forceinline__ void load_x(float (&x)[N], const args &g, const place &p,
                                               int local0)
 {
-    int warp = (int)threadIdx.x / 32, lane = threadIdx.x % 32;
+    int warp = (int)threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     const float *at = g.x + p.tile * ROWS + warp * 16 + lane / 4;
 #pragma unroll
     for (int j = 0; j < N / 4; j++)
@@ -392,8 +393,9 @@ static __device__ __forceinline__ void
 finish_add(const float (&d)[N], const float (&x)[N], const float (&gate)[2], const float (&gain)[2],
            const args &g, const place &p, int local0, float *sums)
 {
-    int warp = (int)threadIdx.x / 32, lane = threadIdx.x % 32;
+    int warp = (int)threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     int row = p.tile * ROWS + warp * 16;
+    sums += threadIdx.x / 128 * (8 * N);
     float *at = g.x + row + lane / 4;
     uint16_t *y = g.y + row + lane % 4 * 2;
 #pragma unroll
@@ -423,8 +425,8 @@ finish_add(const float (&d)[N], const float (&x)[N], const float (&gate)[2], con
         store_u32_if(t < p.end, to, lo);
         store_u32_if(t < p.end, to + 8, hi);
     }
-    consumers_sync();
-    for (int i = threadIdx.x; i < 2 * N; i += 128) {
+    group_sync();
+    for (int i = threadIdx.x % 128; i < 2 * N; i += 128) {
         int t = p.token0 + local0 + i;
         float s = (sums[i] + sums[2 * N + i]) + (sums[4 * N + i] + sums[6 * N + i]);
         if (t < p.end)
@@ -442,7 +444,7 @@ __global__ void __launch_bounds__(shape<T, KS, G>::threads)
     unsigned char *xs = raw + (-smem_u32(raw) & 1023), *ws = xs + S::x_stages * S::x_bytes;
     unsigned char *recv = ws + S::w_stages * S::w_bytes;
     bars *b = (bars *)(recv + S::recv_bytes);
-    int2 *where = (int2 *)((unsigned char *)b + 384);
+    int2 *where = (int2 *)((unsigned char *)b + BARS);
     float *inv = (float *)(where + T), *sums = inv + T;
     place p = {};
     p.find<T, KS>(g);
@@ -464,7 +466,7 @@ __global__ void __launch_bounds__(shape<T, KS, G>::threads)
         int mine = S::J - p.kt * S::JP;
         mine = mine < 0 ? 0 : mine < S::JP ? mine : S::JP;
         if (KS > 1)
-            mbar_expect(&b->parts, (uint32_t)(KS * mine * 2048));
+            mbar_expect(&b->parts, (uint32_t)(G * KS * mine * 2048));
         fence_mbar_init();
     }
     if (g.share * KS > 1)
@@ -489,10 +491,10 @@ __global__ void __launch_bounds__(shape<T, KS, G>::threads)
     } else {
         int local0 = p.kt * S::JP * 8, lane = threadIdx.x % 32;
         float d[T / 2], acc[S::JP * 4];
-        static_assert(G == 1 || KS == 1, "one group exchanges");
+        p.tile = p.tile * G + (int)threadIdx.x / 128;
         if (MODE == SFX90_ADD) {
             float gate[2] = { 1.f, 1.f }, gain[2] = { 1.f, 1.f }, x[S::JP * 4];
-            int row = p.tile * ROWS + (int)threadIdx.x / 32 * 16 + lane / 4;
+            int row = p.tile * ROWS + (int)threadIdx.x / 32 % 4 * 16 + lane / 4;
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 if (g.gate)
@@ -525,7 +527,6 @@ __global__ void __launch_bounds__(shape<T, KS, G>::threads)
                 finish_qkv<S::JP>(acc, 0, cs, g, p, local0, inv, where);
             } else {
                 static_assert(KS == 1 || MODE != SFX90_GEGLU, "gate and up are not split");
-                p.tile = p.tile * G + (int)threadIdx.x / 128;
                 if (MODE == SFX90_QKV)
                     finish_qkv_tile<T>(d, g, p, inv, where);
                 else
@@ -580,8 +581,10 @@ cudaError_t launch(const struct sfx90_gemm *g, cudaStream_t s)
 template <int MODE, int T> cudaError_t by_split(const struct sfx90_gemm *g, cudaStream_t s)
 {
     if (g->tile.groups == 2) {
-        if constexpr (MODE != SFX90_ADD && T >= 104)
+        if constexpr ((MODE == SFX90_QKV && T >= 104) || (MODE == SFX90_GEGLU && T >= 80))
             return g->tile.split == 1 ? launch<MODE, T, 1, 2>(g, s) : cudaErrorInvalidValue;
+        if constexpr (MODE == SFX90_ADD && T >= 80 && T <= 104)
+            return g->tile.split == 8 ? launch<MODE, T, 8, 2>(g, s) : cudaErrorInvalidValue;
         return cudaErrorInvalidValue;
     }
     switch (g->tile.split) {
@@ -656,11 +659,16 @@ extern "C" struct sfx90_tile sfx90_tile(enum sfx90_mode mode, int rows, int n_sm
         while (t.split > 2 && rows_of * tiles * t.split > n_sm)
             t.split /= 2;
     }
-    if (mode != SFX90_ADD && tiles > 1 && t.tokens >= 104) {
-        t.groups = 2; /* bound by arithmetic: larger tiles */
+    /* Larger tiles of weights read their tokens once for 128 rows: what counts from 80 tokens on. */
+    if (mode == SFX90_QKV && tiles > 1 && t.tokens >= 104) {
+        t.groups = 2;
         t.split = 1;
     }
-    if (mode == SFX90_GEGLU)
+    if (mode == SFX90_GEGLU && (tiles > 1 ? t.tokens >= 104 : t.tokens >= 80))
+        t.groups = 2;
+    if (mode == SFX90_ADD && t.split == 8 && t.tokens >= 80)
+        t.groups = 2;
+    if (mode == SFX90_GEGLU && tiles > 1)
         t.share = 2;
     return t;
 }

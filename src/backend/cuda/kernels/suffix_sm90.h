@@ -35,7 +35,8 @@ enum sfx90_mode {
 #define SFX90_HEAD_DIM 256
 
 /* How a product is cut: tokens of a tile, pieces of K (a cluster), CTAs that share tokens by
- * multicast, groups of 64 weight rows a CTA (2: QKV and GEGLU, unsplit, 104 tokens or more). */
+ * multicast, groups of 64 weight rows a CTA (2: QKV of 104 tokens or more and GEGLU of 80, unsplit; ADD of 80
+ * to 104, split in 8). */
 struct sfx90_tile {
     int tokens, split, share, groups;
 };
