@@ -16,11 +16,8 @@
  * Budget:    8 samples, 800 keys: 0.5 GFLOP, 6.5 MB → bound by latency.
  * Now:       5.9 µs for 2 samples, 8.5 for 8 (keys over 4 CTAs), 24 for 64 (not split), 800 keys: check_suffix_sm90
  *            --bench, NVIDIA H200, 2026-11-22.
- * Rounding:  P to bf16, a part of several to half precision, o to bf16. Parts are added in rank order: the same
- *            bits every run. */
+ * Rounding:  P to bf16, o to bf16. Parts are added in rank order: the same bits every run. */
 #include "suffix_sm90.cuh"
-
-#include <cuda_fp16.h>
 
 using namespace wg90;
 using namespace sfx90;
@@ -31,11 +28,7 @@ namespace
 constexpr int E = 256, N = 40, J = N / 8, KEYS = 64, SLOTS = 3, THREADS = 384;
 constexpr int KV_BYTES = KEYS * E * 2, Q_BYTES = N * E * 2, P_BYTES = N * KEYS * 2;
 constexpr int UNITS = 16,
-              UNIT_BYTES = J * 256; /* 16 dims of all rows: what a warp holds of a product */
-
-/* A part is sent in half precision as its own mean of v, times this: an eighth of the rounding of o's
- * bf16, for |v| < 10^6. */
-constexpr float PART_SCALE = 1.f / 16;
+              UNIT_BYTES = J * 512; /* 16 dims of all rows: what a warp holds of a product */
 
 struct facts {
     uint64_t q, k_full[SLOTS], k_empty[SLOTS], v_full[SLOTS], v_empty[SLOTS];
@@ -166,22 +159,6 @@ static __device__ __forceinline__ void scores(float (&s)[4 * J], const unsigned 
     wgmma_wait<0>();
 }
 
-static __device__ __forceinline__ uint32_t pack_f16(float lo, float hi)
-{
-    uint32_t d;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(hi), "f"(lo));
-    return d;
-}
-
-static __device__ __forceinline__ void st_async8(uint32_t to, uint32_t a, uint32_t b, uint32_t bar)
-{
-    asm volatile(
-        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(
-            to),
-        "r"(a), "r"(b), "r"(bar)
-        : "memory");
-}
-
 /* mbar_arrive_cluster without a branch: one here would serialize the products around it. */
 static __device__ __forceinline__ void arrive_cluster_if(int yes, uint64_t *bar, uint32_t rank)
 {
@@ -207,7 +184,6 @@ static __device__ __forceinline__ void send_stats(const float (&l)[2 * J], facts
 #pragma unroll
         for (int w = 0; w < 8; w++)
             sum += f->warp[w][c];
-        f->rescale[c] = sum > 0.f ? PART_SCALE * rcp(sum) : 0.f;
         for (int to = 0; to < split; to++)
             asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 "
                          "[%0], {%1, %2}, [%3];" ::"r"(mapa(&f->stats[rank][c], (uint32_t)to)),
@@ -223,22 +199,22 @@ static __device__ __forceinline__ void weigh(facts *f, int split)
     int c = threadIdx.x;
     if (c < N) {
         mbar_wait_cluster(&f->stats_here, 0);
-        float top = -INFINITY, all = 0.f;
-        float2 s[8];
+        float top = -INFINITY, all = 0.f, s[8];
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            s[i] = i < split ? f->stats[i][c] : make_float2(-INFINITY, 0.f);
-            top = fmaxf(top, s[i].x);
+            s[i] = i < split ? f->stats[i][c].x : -INFINITY;
+            top = fmaxf(top, s[i]);
         }
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            s[i].y *= ex2(s[i].x - top);
-            all += s[i].y;
+            s[i] = ex2(s[i] - top);
+            if (i < split)
+                all = fmaf(f->stats[i][c].y, s[i], all);
         }
-        all = rcp(PART_SCALE * all);
+        all = rcp(all);
 #pragma unroll
         for (int i = 0; i < 8; i++)
-            f->warp[i][c] = s[i].y * all;
+            f->warp[i][c] = s[i] * all;
     }
     consumers_sync();
 }
@@ -363,17 +339,15 @@ static __device__ __forceinline__ void send(const float (&o)[2][4 * J], facts *f
     for (int h = 0; h < 2; h++) {
         int unit = (2 * wg + h) * 4 + warp;
         uint32_t owner = (uint32_t)(unit / per), bar = mapa(&f->parts_here, owner);
-        unsigned char *here = recv + (rank * per + unit % per) * UNIT_BYTES + lane * 8;
+        unsigned char *here = recv + (rank * per + unit % per) * UNIT_BYTES + lane * 16;
         uint32_t to = mapa(here, owner);
 #pragma unroll
         for (int j = 0; j < J; j++) {
             const float *v = &o[h][4 * j];
-            float2 w = *(const float2 *)&f->rescale[8 * j + lane % 4 * 2];
-            uint32_t lo = pack_f16(v[0] * w.x, v[1] * w.y), hi = pack_f16(v[2] * w.x, v[3] * w.y);
             if (split == 1)
-                *(uint2 *)(here + j * 256) = make_uint2(lo, hi);
+                *(float4 *)(here + j * 512) = make_float4(v[0], v[1], v[2], v[3]);
             else
-                st_async8(to + j * 256, lo, hi, bar);
+                st_async(to + j * 512, v[0], v[1], v[2], v[3], bar);
         }
     }
     weigh(f, split);
@@ -387,19 +361,16 @@ static __device__ __forceinline__ void finish(uint16_t *o, const unsigned char *
     int warp = (int)threadIdx.x / 32, lane = threadIdx.x % 32, per = units_each(split);
     for (int i = warp; i < per * J && rank * per + i / J < UNITS; i += 8) {
         int unit = rank * per + i / J, j = i % J;
-        const uint2 *at = (const uint2 *)recv + i * 32 + lane;
-        float4 a = make_float4(0.f, 0.f, 0.f, 0.f);
-        uint2 u[8];
+        const float4 *at = (const float4 *)recv + i * 32 + lane;
+        float4 a = make_float4(0.f, 0.f, 0.f, 0.f), u[8];
 #pragma unroll
         for (int s = 0; s < 8; s++)
-            u[s] = s < split ? at[s * per * (UNIT_BYTES / 8)] : make_uint2(0, 0);
+            u[s] = s < split ? at[s * per * (UNIT_BYTES / 16)] : make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll
         for (int s = 0; s < 8; s++) {
-            float2 lo = __half22float2(*(const __half2 *)&u[s].x),
-                   hi = __half22float2(*(const __half2 *)&u[s].y);
             float2 w = *(const float2 *)&f->warp[s][8 * j + lane % 4 * 2];
-            a.x = fmaf(lo.x, w.x, a.x), a.y = fmaf(lo.y, w.y, a.y);
-            a.z = fmaf(hi.x, w.x, a.z), a.w = fmaf(hi.y, w.y, a.w);
+            a.x = fmaf(u[s].x, w.x, a.x), a.y = fmaf(u[s].y, w.y, a.y);
+            a.z = fmaf(u[s].z, w.x, a.z), a.w = fmaf(u[s].w, w.y, a.w);
         }
         uint32_t lo = movmatrix(pack_bf16(a.x, a.y)), hi = movmatrix(pack_bf16(a.z, a.w));
         int row = 8 * j + lane / 4;
