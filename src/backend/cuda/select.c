@@ -79,7 +79,7 @@ int cu_suffix_splits(int n_keys, int query_rows, int batch, int n_sm)
 }
 
 /* H200, 788 keys, ms: one sample of 10 actions 2.4 by the loop, 4.3 by suffix_sm90's chain; of 50 actions
- * 6.2 (a form for more tokens, since gone) and 5.4. Two samples of 10: twice 2.4 and 4.4. */
+ * 6.2 (a form for more tokens, since gone) and 5.0. Two samples of 10: twice 2.4 and 4.1. */
 int cu_loop_batch(int horizon) { return horizon < 16 ? 1 : 0; }
 
 int cu_mlp_chunk(int max_rows) { return max_rows < 16384 ? max_rows : 16384; }

@@ -49,8 +49,8 @@
  * Same inputs, same bits: every sum has a fixed order.
  * For one sample of up to 15 actions (cu_loop_batch); with more, suffix_sm90's chain is faster.
  * Shape: 10 steps × 18 layers of 34.6 MB of bf16 weights; floor 1.36 ms at 4.6 TB/s.
- * Now: 2.38 ms for 10 actions on 789 keys (check_denoise_sm90 bench, NVIDIA H200,
- * 2026-11-22); where it goes is in docs/worklog-denoise.md.
+ * Now: 2.41 ms for 10 actions on 789 keys, 2.35 on 533, π0.5 on 968 2.47 (check_denoise_sm90 bench,
+ * NVIDIA H200, 2026-11-22; another card 2.38); where it goes is in docs/worklog-denoise.md.
  * Rounding: residual, softmax, norms, Euler in f32; products take bf16(x·gain), 1/rms on their
  * result (docs/numerics.md); exchanged activations and weights of keys bf16. */
 #include "backend/cuda/kernels/denoise_sm90.cuh"
