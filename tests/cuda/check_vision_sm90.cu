@@ -5,55 +5,27 @@
  * tile too. */
 #include "backend/cuda/kernels/vision_sm90.h"
 
-#include <cuda_bf16.h>
-#include <cuda_runtime.h>
-#include <math.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "device_check.cuh"
 
-#define CK(call)                                                                         \
-    do {                                                                                 \
-        cudaError_t e_ = (call);                                                         \
-        if (e_ != cudaSuccess) {                                                         \
-            printf("%s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(e_)); \
-            exit(1);                                                                     \
-        }                                                                                \
-    } while (0)
+#include <string.h>
 
 typedef __nv_bfloat16 bf16;
 static int n_passed, n_failed, n_sms;
 static tensor_map_encode_fn encode;
 
-static __device__ __forceinline__ float noise(uint64_t seed, size_t i)
-{
-    uint64_t z = seed + (i + 1) * 0x9E3779B97F4A7C15ull;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-    z ^= z >> 31;
-    return (float)(z >> 40) * 0x1p-23f - 1.0f;
-}
-
 /* Uniform in add ± scale. */
-__global__ void fill16(bf16 *p, size_t n, uint64_t seed, float scale)
-{
-    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
-         i += (size_t)gridDim.x * blockDim.x)
-        p[i] = __float2bfloat16(noise(seed, i) * scale);
-}
 __global__ void fill32(float *p, size_t n, uint64_t seed, float scale, float add)
 {
     for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
          i += (size_t)gridDim.x * blockDim.x)
-        p[i] = noise(seed, i) * scale + add;
+        p[i] = uniform(seed, i) * scale + add;
 }
 
 static bf16 *make16(size_t n, uint64_t seed, float scale)
 {
     bf16 *p;
     CK(cudaMalloc(&p, n * 2));
-    fill16<<<512, 256>>>(p, n, seed, scale);
+    fill<<<512, 256>>>(p, n, seed, scale);
     return p;
 }
 static float *make32(size_t n, uint64_t seed, float scale, float add)
@@ -545,11 +517,7 @@ int main(int argc, char **argv)
         printf("skipped: no Hopper GPU\n0 passed, 0 failed, 1 skipped\n");
         return 0;
     }
-    void *fn = NULL;
-    cudaDriverEntryPointQueryResult q;
-    CK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &fn, 12000, cudaEnableDefault,
-                                        &q));
-    encode = (tensor_map_encode_fn)fn;
+    encode = find_encode();
     n_sms = prop.multiProcessorCount;
     printf("%s, %d SMs\n", prop.name, n_sms);
     check_attention(3, 16, 2.0f);
