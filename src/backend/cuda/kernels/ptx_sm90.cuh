@@ -141,13 +141,6 @@ PTX_INLINE void st_async(uint32_t addr, float2 v, uint32_t bar)
                  : "memory");
 }
 
-/* ---- programmatic dependent launch ---- */
-PTX_INLINE void grid_launch_dependents()
-{
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-PTX_INLINE void grid_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-
 /* ---- relaxed accesses at gpu scope: never from L1 ---- */
 PTX_INLINE uint4 ld_relaxed(const void *p)
 {
@@ -156,12 +149,6 @@ PTX_INLINE uint4 ld_relaxed(const void *p)
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "l"(p)
                  : "memory");
-    return v;
-}
-PTX_INLINE uint32_t ld_relaxed_u32(const void *p)
-{
-    uint32_t v;
-    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
     return v;
 }
 PTX_INLINE void st_relaxed(void *p, uint4 v)
