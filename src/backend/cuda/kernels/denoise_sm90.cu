@@ -86,6 +86,8 @@ struct params {
     int in_b_step;
     float *x, *rec_v, *rec_x;
     int T, n_state, L, steps; /* T: action tokens; π0: one more, the state, in step 0 */
+    int first;                /* layer in which step 0 begins; > 0: with the residual x0 */
+    const float *x0;
     float dt;
     unsigned long long *prof;
     int prof_layer;
@@ -760,8 +762,10 @@ __device__ __forceinline__ void residual(ctx &c, const params &p, int step, int 
                         (what == MLP ? 0 : 2 * layer + (what == O ? 1 : 2)) * p.norm_inst + row;
     float gain = 1.f + __ldg(norm);
     float gt = what != MLP && p.pi05 ? __ldg(norm - p.norm_inst + 2 * W) : 1.f;
-    /* exchanges of the pair so far: a step is 2L of them and, for π0, one in its head */
-    const uint32_t parity = what == MLP ? step : step * p.n_state + p.n_state + (what == DOWN);
+    /* exchanges of the pair so far: a step is 2L of them and, for π0, one in its head, unless it
+     * begins behind that */
+    const uint32_t head = p.first ? step : step + 1;
+    const uint32_t parity = what == MLP ? head - 1 : head * p.n_state + (what == DOWN);
     if (c.tid == 0)
         mbar_expect(c.sm + AT(xbar), 8 * ((c.T + 1) / 2) * 8);
     /* warps 0 … 3 add up this CTA's rows, warp 7 - n the peer's of token tile n, lane = 4·row +
@@ -870,6 +874,21 @@ __device__ __forceinline__ void suffix(ctx &c, const params &p, int step)
     }
 }
 
+/* The way into step 0 behind layers that ran elsewhere: their residual. */
+__device__ __forceinline__ void resume(ctx &c, const params &p)
+{
+    c.forget();
+    const int row = (c.cta >> 1) * 16 + c.rank * 8 + c.g;
+    const float gain = 1.f + __ldg(p.norm + 2 * p.first * p.norm_inst + row);
+    if (c.warp * 4 < c.T) {
+        const int tok = own_token(c);
+        const float v = tok < c.T ? p.x0[tok * W + row] : 0.f;
+        publish_x(c, p.x1 + b_off(row, tok), p.ssq1 + c.cta * T16 + tok, gain, v, tok < c.T);
+        if (tok < c.T)
+            sts32(c.sm + AT(res) + (c.g * T16 + tok) * 4, v);
+    }
+}
+
 /* What a layer executes has to stay in the instruction cache: no phase has its code twice. */
 __device__ __forceinline__ void compute(ctx &c, smem *sm, const params &p)
 {
@@ -899,11 +918,16 @@ __device__ __forceinline__ void compute(ctx &c, smem *sm, const params &p)
             if (step == p.steps)
                 break;
         }
-        suffix(c, p, step);
-        if (!p.pi05)
-            residual<MLP>(c, p, step, 0);
+        const int first = step ? 0 : p.first;
+        if (first) {
+            resume(c, p);
+        } else {
+            suffix(c, p, step);
+            if (!p.pi05)
+                residual<MLP>(c, p, step, 0);
+        }
 #pragma unroll 1
-        for (int layer = 0; layer < p.L; layer++, c.n_layer++) {
+        for (int layer = first; layer < p.L; layer++, c.n_layer++) {
             STAMP(0);
             normed<QKV>(c, p, step, layer);
             scores(c, p);
@@ -958,7 +982,7 @@ __device__ __forceinline__ void feed(smem *sm, const params &p, int cta, int ran
 #pragma unroll 1
     for (int step = 0; step < p.steps; step++) {
 #pragma unroll 1
-        for (int l = -1; l <= p.L; l++) {
+        for (int l = step || !p.first ? -1 : p.first; l <= p.L; l++) {
             const uint8_t *w = p.weights + (size_t)l * U_LAYER * UNIT;
             const uint8_t *kv = p.kv + (size_t)l * KV_LAYER;
             /* in the order in which compute() takes them */
@@ -1010,8 +1034,8 @@ __device__ __forceinline__ void clear(smem *sm, const params &p, int cta, int ra
     const int row = (cta >> 1) * 16 + rank * 8, head = cta >> 4, part = cta & 15;
     const int kv = kv_tile(cta);
 #pragma unroll 1
-    for (uint32_t n = 0; n < (uint32_t)(p.steps * p.L); n++) {
-        const int T = p.T + (n < (uint32_t)p.L ? p.n_state : 0);
+    for (uint32_t n = 0; n < (uint32_t)(p.steps * p.L - p.first); n++) {
+        const int T = p.T + (n < (uint32_t)(p.L - p.first) ? p.n_state : 0);
         mbar_wait(smem_addr(&sm->ev[0]), n & 1);
 #pragma unroll 1
         for (int tok = lane; tok < T; tok += 32) {
@@ -1141,6 +1165,7 @@ extern "C" cudaError_t dn90_enqueue(const struct dn90_args *a, cudaStream_t stre
     p.neff = (const int *)(b + w.neff), p.status = (int *)(b + w.status);
     p.norm = a->norm, p.pi05 = a->shape.pi05;
     p.L = a->shape.n_layers, p.T = a->shape.n_tokens, p.steps = a->n_steps;
+    p.first = a->first_layer, p.x0 = a->x0;
     p.n_state = !p.pi05, p.state = a->state, p.state_w = a->state_w, p.state_b = a->state_b;
     p.norm_inst = p.pi05 ? 3 * W : W;
     p.norm_step = p.pi05 ? (int64_t)(2 * p.L + 1) * 3 * W : 0;

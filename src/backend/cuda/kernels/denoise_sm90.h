@@ -38,6 +38,9 @@ struct dn90_layer {
     int64_t gu_stride;
     int gu_group; /* rows of gate in turn with as many of up; 0: gu_stride says it all */
 };
+/* Where dn90_pack_layer puts a layer; a layer's W·shift of step 0 in dn90_shift's table. */
+const void *dn90_layer_weights(const void *weights, int layer);
+const float *dn90_layer_shift(const void *shift, int layer);
 cudaError_t dn90_pack_layer(const struct dn90_shape *s, void *weights, int layer,
                             const struct dn90_layer *w, cudaStream_t stream);
 /* Heads, float32 row-major on the device: action_out [A, W] and, for π0, action_time_mlp_out [W, W]
@@ -67,6 +70,12 @@ struct dn90_args {
     const uint16_t *k, *v;
     int64_t layer_stride;   /* elements */
     const int32_t *n_valid; /* on the device: read at each replay */
+    /* Step 0 may begin in a later layer: first_layer 1 … L - 1 with the residual x0 that the layers
+     * before it leave, f32 [n_tokens, W] and π0's state row behind them. The state's k and v of those
+     * layers then stand in cache row *n_rows. first_layer 0: x0 and n_rows are not read. */
+    int first_layer;
+    const float *x0;
+    const int32_t *n_rows;
     /* Norms. π0: gains f32 [2L+1][W], stored as offset from 1. π0.5: the mod table of dn90_shift. */
     const float *norm;
     const void *shift; /* π0.5: dn90_shift's result; NULL for π0 */

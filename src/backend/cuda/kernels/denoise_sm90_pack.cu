@@ -148,12 +148,18 @@ __global__ void shift_out_kernel(const float *mod, const float *out_w, const flo
         out[s * A + a] = v + out_b[a];
 }
 
+struct source {
+    const uint16_t *k, *v;
+    int64_t layer_stride;
+    const int32_t *n_valid, *n_rows;
+    int n_state, first_layer;
+};
+
 /* Blocks [0, L·64): a key tile each; the rest: exchange buffers and RoPE. */
 __global__ void __launch_bounds__(256)
-    setup_kernel(const uint16_t *k, const uint16_t *v, int64_t layer_stride, const int32_t *n_valid,
-                 int n_state, uint8_t *base, struct ws w, int n_layers, int n_tokens)
+    setup_kernel(struct source s, uint8_t *base, struct ws w, int n_layers, int n_tokens)
 {
-    int tid = threadIdx.x, valid = *n_valid, n_eff = valid + n_state;
+    int tid = threadIdx.x, valid = *s.n_valid, n_state = s.n_state, n_eff = valid + n_state;
     if ((int)blockIdx.x >= n_layers * MAX_TILES) {
         int b = blockIdx.x - n_layers * MAX_TILES, nb = gridDim.x - n_layers * MAX_TILES;
         for (size_t i = (size_t)b * 256 + tid; i < w.poison / 16; i += (size_t)nb * 256)
@@ -176,7 +182,9 @@ __global__ void __launch_bounds__(256)
     int layer = blockIdx.x / MAX_TILES, tile = blockIdx.x % MAX_TILES;
     if (tile * 16 >= n_eff)
         return;
-    const uint16_t *kl = k + layer * layer_stride, *vl = v + layer * layer_stride;
+    const uint16_t *kl = s.k + layer * s.layer_stride, *vl = s.v + layer * s.layer_stride;
+    int state_row = n_state && layer < s.first_layer ? *s.n_rows : -1; /* key `valid`, if there */
+    auto row_of = [&](int key) { return key < valid ? key : key == valid ? state_row : -1; };
     uint4 *dst = (uint4 *)(base + w.kv + (size_t)layer * KV_LAYER) + tile * 512;
     uint4 *dst_v = (uint4 *)(base + w.kv + (size_t)layer * KV_LAYER + KV_LAYER / 2) + tile * 32;
 #pragma unroll
@@ -185,10 +193,10 @@ __global__ void __launch_bounds__(256)
         uint32_t r[4];
 #pragma unroll
         for (int a = 0; a < 4; a++) {
-            int key = tile * 16 + lane / 4 * 2 + (a & 1);
-            r[a] = key < valid ? *(const uint32_t *)(kl + (size_t)key * E + kb * 32 + lane % 4 * 8 +
-                                                     j * 4 + (a & 2))
-                               : 0;
+            int row = row_of(tile * 16 + lane / 4 * 2 + (a & 1));
+            r[a] = row >= 0 ? *(const uint32_t *)(kl + (size_t)row * E + kb * 32 + lane % 4 * 8 +
+                                                  j * 4 + (a & 2))
+                            : 0;
         }
         dst[c] = make_uint4(r[0], r[1], r[2], r[3]);
     }
@@ -199,9 +207,9 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
         for (int a = 0; a < 4; a++) {
             int dim = dt * 16 + lane / 4 * 2 + (a & 1), key = tile * 16 + lane % 4 * 4 + (a & 2);
-            uint32_t x0 = key < valid ? vl[(size_t)key * E + dim] : 0;
-            key++;
-            uint32_t x1 = key < valid ? vl[(size_t)key * E + dim] : 0;
+            int row0 = row_of(key), row1 = row_of(key + 1);
+            uint32_t x0 = row0 >= 0 ? vl[(size_t)row0 * E + dim] : 0;
+            uint32_t x1 = row1 >= 0 ? vl[(size_t)row1 * E + dim] : 0;
             r[a] = x0 | x1 << 16;
         }
         dst_v[dt * (MAX_TILES * 32) + lane] = make_uint4(r[0], r[1], r[2], r[3]);
@@ -211,9 +219,10 @@ __global__ void __launch_bounds__(256)
 cudaError_t setup(const struct dn90_args *a, const struct ws *w, cudaStream_t stream)
 {
     int L = a->shape.n_layers;
-    setup_kernel<<<L * MAX_TILES + 128, 256, 0, stream>>>(
-        a->k, a->v, a->layer_stride, a->n_valid, a->shape.pi05 ? 0 : 1, (uint8_t *)a->workspace, *w,
-        L, a->shape.n_tokens);
+    struct source s = { a->k,      a->v,           a->layer_stride, a->n_valid,
+                        a->n_rows, !a->shape.pi05, a->first_layer };
+    setup_kernel<<<L * MAX_TILES + 128, 256, 0, stream>>>(s, (uint8_t *)a->workspace, *w, L,
+                                                          a->shape.n_tokens);
     return cudaGetLastError();
 }
 } // namespace dn90
@@ -230,6 +239,16 @@ extern "C" int dn90_supported(int arch, int n_sms, const struct dn90_shape *s, i
 extern "C" size_t dn90_weights_bytes(const struct dn90_shape *s)
 {
     return ((size_t)s->n_layers * U_LAYER + U_OUT + (s->pi05 ? 0 : U_MLP)) * UNIT;
+}
+
+extern "C" const void *dn90_layer_weights(const void *weights, int layer)
+{
+    return (const uint8_t *)weights + (size_t)layer * U_LAYER * UNIT;
+}
+
+extern "C" const float *dn90_layer_shift(const void *shift, int layer)
+{
+    return (const float *)shift + (size_t)layer * (U_QKV + U_GU) * 16;
 }
 
 extern "C" cudaError_t dn90_pack_layer(const struct dn90_shape *s, void *weights, int layer,
