@@ -195,6 +195,9 @@ struct cuda_engine {
     uint64_t weight_bytes, cache_bytes, scratch_bytes;
 };
 
+/* A field of cu_buffers' input block in the host's mirror of it. */
+#define HOST(c, field) ((void *)((c)->host_in + ((unsigned char *)(c)->b.field - (c)->b.in)))
+
 /* upload.c */
 pi0_status upload_weights(struct cuda_engine *c, struct pi0_error *err);
 /* Index of the filled table of this step count. */
@@ -209,6 +212,13 @@ pi0_status stage_enqueue(struct cuda_engine *c, const struct cu_key *k, struct p
 /* The same by its graph. */
 pi0_status stage_run(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
 struct cu_key prefix_key(const struct batch *in);
+
+/* inspect.c: entries of struct backend. */
+pi0_status cuda_read(void *self, enum pi0_tap tap, int index, int sample, float *dst, size_t n,
+                     struct pi0_error *err);
+void cuda_timing(void *self, struct pi0_timing *out);
+void cuda_info(void *self, struct pi0_engine_info *out);
+int cuda_kernel(void *self, int i, struct pi0_kernel_choice *out);
 
 /* time.c: pi0_engine_time_kernel. The stages say whose launches follow, and what these do beside the
  * op's own arithmetic; nothing happens unless kernels are timed. */
