@@ -40,6 +40,7 @@ static const struct rung {
     { "state token once", PI0_WITHOUT_STATE_REUSE, 0 },
     { "dependent launches", PI0_WITHOUT_DEPENDENT_LAUNCH, 0 },
     { "one denoising kernel", PI0_WITHOUT_LOOP_KERNEL, 0 },
+    { "first step beside the prefix", PI0_WITHOUT_OVERLAP, 0 },
 };
 #define N_RUNGS ((int)(sizeof rungs / sizeof rungs[0]))
 

@@ -13,19 +13,33 @@
 #define TRACED_CALLS 5
 #define MAX_OPS 512
 
-enum category { FUSED_GEMM, PLAIN_GEMM, ATTENTION, LOOP, NORM, ELEMENTWISE, COPY, N_CATEGORIES };
+enum category {
+    FUSED_GEMM,
+    PLAIN_GEMM,
+    ATTENTION,
+    LOOP,
+    NORM,
+    ELEMENTWISE,
+    COPY,
+    BESIDE,
+    N_CATEGORIES
+};
 static const char *const category_names[N_CATEGORIES] = { "GEMM with fused epilogue",
                                                           "plain GEMM",
                                                           "attention",
                                                           "denoising loop",
                                                           "norm",
                                                           "elementwise",
-                                                          "copies" };
+                                                          "copies",
+                                                          "beside the prefix" };
 
 static bool has(const char *text, const char *part) { return strstr(text, part) != NULL; }
 
 /* The second kernel of a cuBLASLt product whose K is split. */
 static bool is_reduction(const char *name) { return has(name, "splitKreduce"); }
+
+/* Runs on processors of its own while a stage goes on: the first denoising step beside the prefix. */
+static bool beside(const char *name) { return has(name, "early_bf16"); }
 
 /* Our kernels are called by name; the rest is cuBLASLt's. A product of ours carries its epilogue
  * (gate·up with GeGLU, vision with bias, GELU or residual); cuBLASLt says in the name when it does. */
@@ -33,13 +47,16 @@ static enum category category_of(const char *name)
 {
     if (has(name, "memcpy") || has(name, "memset"))
         return COPY;
+    if (beside(name))
+        return BESIDE;
     if (has(name, "attn"))
         return ATTENTION;
     if (has(name, "loop"))
         return LOOP;
     if (has(name, "norm") || has(name, "vision_enter"))
         return NORM;
-    if (has(name, "geglu_bf16") || has(name, "qkv_bf16") || has(name, "vision_bf16"))
+    if (has(name, "geglu_bf16") || has(name, "qkv_bf16") || has(name, "vision_bf16") ||
+        has(name, "suffix_bf16"))
         return FUSED_GEMM;
     if (is_reduction(name))
         return PLAIN_GEMM;
@@ -151,7 +168,8 @@ struct traced {
     int *stage;       /* [n] 0…2, −1: outside the graphs */
     struct op *op;    /* [n] name NULL: not told apart */
     size_t n, lost;
-    double span_ns, busy_ns; /* mean of a call: first start to last end; union of the launches */
+    /* mean of a call: first start to last end; union of the launches, those beside others left out */
+    double span_ns, busy_ns;
     int calls;
 };
 
@@ -183,7 +201,7 @@ static void traced_add(struct traced *t, const struct launch *l)
     for (size_t i = 0; i < t->n; i++) {
         uint64_t from = l[i].start_ns > reached ? l[i].start_ns : reached;
         t->ns[i] += (double)(l[i].end_ns - l[i].start_ns);
-        if (l[i].end_ns > from) {
+        if (l[i].end_ns > from && !beside(l[i].name)) {
             t->busy_ns += (double)(l[i].end_ns - from);
             reached = l[i].end_ns;
         }
@@ -209,10 +227,11 @@ static void find_stages(struct traced *t)
     }
 }
 
+/* Of vision or prefix; the suffix's first, on its way in, runs beside them. */
 static bool is_product(const char *name)
 {
     enum category c = category_of(name);
-    return (c == FUSED_GEMM || c == PLAIN_GEMM) && !is_reduction(name);
+    return (c == FUSED_GEMM || c == PLAIN_GEMM) && !is_reduction(name) && !has(name, "suffix_bf16");
 }
 
 /* Passes over rows in memory, by the kernel's name: `bytes` a value of `rows` rows of `width`. */
@@ -260,13 +279,20 @@ static void assign_ops(struct traced *t, const struct pi0_dims *d, int cameras, 
         }
 }
 
-/* One kernel that is nearly all of a stage carries the work of the stage. */
-static void assign_loop(struct traced *t, const struct pi0_stage_work *work)
+/* One kernel that is nearly all of a stage carries the work of the stage, less the layers that ran
+ * beside the prefix: `layers` in all steps. */
+static void assign_loop(struct traced *t, const struct pi0_stage_work *work, int layers)
 {
+    double flops = work->flops / layers, left = layers;
+    double bytes = (work->weight_bytes + work->activation_bytes) / layers;
+    for (size_t i = 0; i < t->n; i++)
+        if (beside(t->l[i].name)) {
+            t->op[i] = (struct op){ "denoise, a layer of step 0", flops, bytes };
+            left--;
+        }
     for (size_t i = 0; i < t->n; i++)
         if (category_of(t->l[i].name) == LOOP)
-            t->op[i] = (struct op){ "denoise, all steps", work->flops,
-                                    work->weight_bytes + work->activation_bytes };
+            t->op[i] = (struct op){ "denoise, all steps", flops * left, bytes * left };
 }
 
 /* ---------------------------------------------------------------- sums */
@@ -459,7 +485,7 @@ static json_t *traced_json(struct report *r, const struct session *s, struct tra
     find_stages(t);
     assign_ops(t, &d, cameras, cameras * side * side + w->n_tokens);
     assign_passes(t, &d, cameras, cameras * side * side + w->n_tokens);
-    assign_loop(t, &work[2]);
+    assign_loop(t, &work[2], r->steps * d.depth);
     size_t n = sum_rows(t, rows);
     double span = t->span_ns / t->calls, gap = span - t->busy_ns / t->calls;
     json_t *o = json_object();

@@ -186,6 +186,7 @@ typedef int (*pi0_progress_fn)(void *user, const char *what, uint64_t done, uint
 #define PI0_WITHOUT_OWN_KERNELS 128u /* products by the vendor's library alone (no loop kernel) */
 #define PI0_WITHOUT_LOOP_KERNEL 256u /* denoising as launches in place of one kernel */
 #define PI0_WITHOUT_DEPENDENT_LAUNCH 512u /* no kernel starts before the one ahead has ended */
+#define PI0_WITHOUT_OVERLAP 1024u         /* no denoising step begins before the prefix has ended */
 
 struct pi0_engine_config {
     const char *backend; /* "auto" (CUDA where a usable GPU is found, else CPU), "cpu", "cuda".

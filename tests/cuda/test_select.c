@@ -282,6 +282,35 @@ static void splits(void **state)
         }
 }
 
+static void early_by_shape(void **state)
+{
+    (void)state;
+    struct cu_choice c;
+    struct cu_facts h200 = { 90, 132, 232448 }, a100 = { 80, 108, 166912 };
+    struct plan full = plan_of("pi0"), pi05 = plan_of("pi05"), tiny = plan_of("pi0_tiny");
+    cu_select(&c, &h200, &full);
+    assert_int_equal(c.early_sm90, 1);
+    cu_select(&c, &h200, &pi05);
+    assert_int_equal(c.early_sm90, 1);
+    cu_select(&c, &h200, &tiny);
+    assert_int_equal(c.early_sm90, 0);
+    cu_select(&c, &a100, &full);
+    assert_int_equal(c.early_sm90, 0);
+    full.dims.action_horizon = 56; /* and the state */
+    cu_select(&c, &h200, &full);
+    assert_int_equal(c.early_sm90, 0);
+    /* the prefix's 256 clusters take four turns of 64 as of 66 */
+    assert_int_equal(cu_early_layers(&h200, 792, 11, 18, 16384), 17);
+    assert_int_equal(cu_early_layers(&h200, 968, 51, 18, 16384), 0);  /* too slow */
+    assert_int_equal(cu_early_layers(&h200, 280, 11, 18, 16384), 10); /* it is soon over */
+    assert_int_equal(cu_early_layers(&h200, 8, 11, 18, 16384), 2);
+    assert_int_equal(cu_early_layers(&h200, 792, 11, 2, 16384), 0);
+    /* all 66 are needed */
+    int tile;
+    assert_true(geglu90_cost(6304, 16384, 128, &tile) > geglu90_cost(6304, 16384, 132, &tile));
+    assert_int_equal(cu_early_layers(&h200, 6304, 11, 18, 16384), 0);
+}
+
 static void chunks(void **state)
 {
     (void)state;
@@ -294,21 +323,14 @@ static void chunks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(kernels_by_device),
-        cmocka_unit_test(odd_heads_take_the_plain_kernel),
-        cmocka_unit_test(vision_by_device),
-        cmocka_unit_test(qkv_tiles),
-        cmocka_unit_test(geglu_groups),
-        cmocka_unit_test(down_in_parts),
-        cmocka_unit_test(vision_tiles),
-        cmocka_unit_test(picks),
-        cmocka_unit_test(suffix_by_device),
-        cmocka_unit_test(suffix_tiles),
-        cmocka_unit_test(glu_groups),
-        cmocka_unit_test(buckets_hold),
-        cmocka_unit_test(workloads_fit),
-        cmocka_unit_test(splits),
-        cmocka_unit_test(chunks),
+        cmocka_unit_test(kernels_by_device), cmocka_unit_test(odd_heads_take_the_plain_kernel),
+        cmocka_unit_test(vision_by_device),  cmocka_unit_test(qkv_tiles),
+        cmocka_unit_test(geglu_groups),      cmocka_unit_test(down_in_parts),
+        cmocka_unit_test(vision_tiles),      cmocka_unit_test(picks),
+        cmocka_unit_test(suffix_by_device),  cmocka_unit_test(suffix_tiles),
+        cmocka_unit_test(glu_groups),        cmocka_unit_test(buckets_hold),
+        cmocka_unit_test(workloads_fit),     cmocka_unit_test(splits),
+        cmocka_unit_test(early_by_shape),    cmocka_unit_test(chunks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -141,7 +141,8 @@ static void carve_scratch(struct cuda_engine *c)
     b->gu = dev_take(a, (size_t)c->mlp_rows * 2 * F, sizeof *b->gu);
     b->act = dev_take(a, (size_t)c->mlp_rows * F, sizeof *b->act);
 
-    a->used = mark;
+    if (!c->choice.early_sm90) /* else its first layers run beside the prefix */
+        a->used = mark;
     size_t S = (size_t)p->max_batch * (size_t)(d->action_horizon + 1);
     size_t We = (size_t)d->expert_width, Fe = (size_t)d->expert_mlp_dim;
     size_t parts = 0; /* rows of partial attention results: fewest samples, most pieces */
@@ -285,12 +286,16 @@ static pi0_status cuda_open(void **self, const pi0_model *m, const struct plan *
             CU_ATTN_KERNEL_PLAIN;
     if (c->without & (PI0_WITHOUT_FUSED_PROJECTIONS | PI0_WITHOUT_FUSED_ATTENTION))
         c->choice.suffix_sm90 = 0; /* it has one product for q, k, v, and one attention */
+    if (!c->choice.suffix_sm90 ||
+        c->without & (PI0_WITHOUT_OVERLAP | PI0_WITHOUT_FOLDED_TABLES | PI0_WITHOUT_STATE_REUSE))
+        c->choice.early_sm90 = 0; /* tables come before the prefix, the state in step 0 alone */
     TRY(open_sizes(c, err));
     carve(c, cfg->record_steps);
     TRY(dev_arena_alloc(&c->mem, "K/V cache and activations", err));
     carve(c, cfg->record_steps);
     c->scratch_bytes = c->mem.size - c->cache_bytes;
     TRY(open_host(c, err));
+    TRY(early_open(c, err));
     TRY(gemm_lt_open(&c->gemm, c->b.workspace, err));
     CU_TRY(cu_attn_mma_prepare(p->dims.head_dim, c->dev.smem_limit), err);
     CU_TRY(cu_attn_mma_prepare(p->dims.vision_width / p->dims.vision_heads, c->dev.smem_limit),
@@ -327,6 +332,7 @@ static void cuda_close(void *self)
     for (int i = 0; i < 4; i++)
         if (c->event[i])
             (void)cudaEventDestroy(c->event[i]);
+    early_close(c);
     gemm_lt_close(c->gemm);
     if (c->host_in)
         (void)cudaFreeHost(c->host_in);
@@ -576,6 +582,11 @@ static pi0_status cuda_prefix(void *self, const struct batch *in, struct pi0_err
 {
     struct cuda_engine *c = self;
     struct cu_key k = prefix_key(in);
+    k.early = early_layers(c, in->n, k.rows);
+    if (k.early) {
+        k.n_steps = in->n_steps;
+        TRY(upload_tables(c, in->n_steps, &k.table, err));
+    }
     TRY(stage_run(c, &k, err));
     CU_TRY(cudaEventRecord(c->event[2], c->dev.stream), err);
     return PI0_OK;
@@ -592,6 +603,7 @@ static pi0_status cuda_denoise(void *self, const struct batch *in, float *action
     k.batch = in->n;
     k.n_steps = in->n_steps;
     k.loop = c->has_loop && in->n <= cu_loop_batch(d->action_horizon);
+    k.early = early_layers(c, in->n, prefix_key(in).rows);
     int most = 0;
     for (int b = 0; b < in->n; b++)
         most = in->samples[b].n_rows > most ? in->samples[b].n_rows : most;
@@ -621,10 +633,11 @@ static pi0_status cuda_denoise(void *self, const struct batch *in, float *action
 
 const struct backend backend_cuda = {
     .name = "cuda",
-    .measure_without =
-        PI0_WITHOUT_GRAPH | PI0_WITHOUT_FUSED_ATTENTION | PI0_WITHOUT_FUSED_PROJECTIONS |
-        PI0_WITHOUT_CAMERA_BATCHING | PI0_WITHOUT_OWN_KERNELS | PI0_WITHOUT_FOLDED_TABLES |
-        PI0_WITHOUT_STATE_REUSE | PI0_WITHOUT_LOOP_KERNEL | PI0_WITHOUT_DEPENDENT_LAUNCH,
+    .measure_without = PI0_WITHOUT_GRAPH | PI0_WITHOUT_FUSED_ATTENTION |
+                       PI0_WITHOUT_FUSED_PROJECTIONS | PI0_WITHOUT_CAMERA_BATCHING |
+                       PI0_WITHOUT_OWN_KERNELS | PI0_WITHOUT_FOLDED_TABLES |
+                       PI0_WITHOUT_STATE_REUSE | PI0_WITHOUT_LOOP_KERNEL |
+                       PI0_WITHOUT_DEPENDENT_LAUNCH | PI0_WITHOUT_OVERLAP,
     .probe = cuda_probe,
     .open = cuda_open,
     .close = cuda_close,

@@ -7,7 +7,7 @@ CUDA_PTX ?= $(lastword $(CUDA_ARCHS))
 CUDA_DEFS := -DPI0_CUDA
 CUDA_LIBS := $(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt
 
-CUDA_C := $(addprefix src/backend/cuda/,cuda.c attention.c device.c select.c upload.c vision.c prefix.c denoise.c inspect.c time.c \
+CUDA_C := $(addprefix src/backend/cuda/,cuda.c attention.c device.c select.c upload.c vision.c prefix.c early.c denoise.c inspect.c time.c \
             kernels/gemm_lt.c)
 CUDA_CU := $(addprefix src/backend/cuda/kernels/,attn_plain.cu attn_sm80.cu attn_sm90.cu attn_vision_sm90.cu denoise.cu denoise_sm90.cu \
              denoise_sm90_pack.cu early_sm90.cu elementwise.cu embed.cu gemm_sm90.cu norm.cu qkv_sm90.cu suffix_attn_sm90.cu \

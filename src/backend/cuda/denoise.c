@@ -210,6 +210,9 @@ static pi0_status loop_sample(struct cuda_engine *c, const struct cu_key *k, int
                            .v = b->v + kv,
                            .layer_stride = (int64_t)cache_layer(c, 1),
                            .n_valid = &b->samples[sample].n_valid,
+                           .first_layer = k->early,
+                           .x0 = b->sx,
+                           .n_rows = &b->samples[sample].n_rows,
                            .norm = is_pi05(c) ? t->mod : c->w.norms,
                            .shift = t->shift,
                            .in_w = c->w.suffix_w,
@@ -383,6 +386,34 @@ static struct pass pass_of(const struct cuda_engine *c, const struct cu_key *k, 
                           .rows = k->batch * (c->plan.dims.action_horizon + with_state) };
 }
 
+pi0_status denoise_begin(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err)
+{
+    const struct pi0_dims *d = &c->plan.dims;
+    size_t n = (size_t)k->batch * (size_t)d->action_horizon * (size_t)d->action_dim;
+    CU_TRY(cudaMemcpyAsync(c->b.actions, c->b.noise, n * sizeof(float), cudaMemcpyDeviceToDevice,
+                           c->dev.stream),
+           err);
+    struct pass p = pass_of(c, k, 0);
+    return c->choice.suffix_sm90 ? chain_heads(c, &p, -1, err) : PI0_OK;
+}
+
+/* All steps by the chain; step 0 from the layer on where the side of the prefix stopped. */
+static pi0_status chain_enqueue(struct cuda_engine *c, const struct cu_key *k,
+                                struct pi0_error *err)
+{
+    cu_mark(c, CU_OP_REST, "");
+    if (!k->early)
+        TRY(denoise_begin(c, k, err));
+    for (int step = 0; step < k->n_steps; step++) {
+        struct pass p = pass_of(c, k, step), next = pass_of(c, k, step + 1);
+        for (int l = step ? 0 : k->early; l < c->plan.dims.depth; l++)
+            TRY(chain_layer(c, &p, l, err));
+        cu_mark(c, CU_OP_REST, "");
+        TRY(chain_heads(c, &next, step, err));
+    }
+    return PI0_OK;
+}
+
 pi0_status denoise_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err)
 {
     if (k->loop) {
@@ -391,25 +422,13 @@ pi0_status denoise_enqueue(struct cuda_engine *c, const struct cu_key *k, struct
             TRY(loop_sample(c, k, i, err));
         return PI0_OK;
     }
-    const struct pi0_dims *d = &c->plan.dims;
-    size_t n = (size_t)k->batch * (size_t)d->action_horizon * (size_t)d->action_dim;
-    CU_TRY(cudaMemcpyAsync(c->b.actions, c->b.noise, n * sizeof(float), cudaMemcpyDeviceToDevice,
-                           c->dev.stream),
-           err);
-    if (c->choice.suffix_sm90) {
-        for (int step = 0; step <= k->n_steps; step++) {
-            struct pass p = pass_of(c, k, step);
-            cu_mark(c, CU_OP_REST, "");
-            TRY(chain_heads(c, &p, step - 1, err));
-            for (int l = 0; step < k->n_steps && l < d->depth; l++)
-                TRY(chain_layer(c, &p, l, err));
-        }
-        return PI0_OK;
-    }
+    if (c->choice.suffix_sm90)
+        return chain_enqueue(c, k, err);
+    TRY(denoise_begin(c, k, err));
     for (int step = 0; step < k->n_steps; step++) {
         struct pass p = pass_of(c, k, step);
         TRY(suffix_embed(c, k, step, c->b.actions, p.with_state, err));
-        for (int l = 0; l < d->depth; l++)
+        for (int l = 0; l < c->plan.dims.depth; l++)
             TRY(suffix_layer(c, &p, l, err));
         cu_mark(c, CU_OP_REST, "");
         TRY(velocity(c, &p, err));

@@ -139,8 +139,10 @@ int cuda_kernel(void *self, int i, struct pi0_kernel_choice *out)
         { "suffix o", "", S, We, Q },
         { "suffix gate·up", "", S, 2 * d->expert_mlp_dim, We },
         { "suffix down", "", S, We, d->expert_mlp_dim },
+        { "step 0 beside prefix", "", S + c->plan.n_state, We, early_layers(c, 1, P) },
     };
-    if (i < 0 || (size_t)i >= sizeof list / sizeof list[0])
+    int n = (int)(sizeof list / sizeof list[0]) - !early_layers(c, 1, P);
+    if (i < 0 || i >= n)
         return 0;
     *out = list[i];
     int fused = c->choice.vision_sm90 && V <= CU_VISION_FUSED_ROWS;
@@ -150,6 +152,7 @@ int cuda_kernel(void *self, int i, struct pi0_kernel_choice *out)
                            ? "qkv_bf16_sm90"
                        : i == 7                         ? cu_attn_kernel_name(c->choice.attn_prefix)
                        : i == 9 && c->choice.geglu_sm90 ? "geglu_bf16_sm90"
+                       : i == 16                        ? "early_bf16_sm90"
                        : i >= 11 && c->has_loop && c->plan.max_batch == 1 ? "denoise_bf16_sm90"
                        : i == 12 && c->choice.suffix_sm90                 ? "suffix_attn_bf16_sm90"
                        : i >= 11 && c->choice.suffix_sm90                 ? "suffix_bf16_sm90"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * prefix: image features + prompt ids → K (after RoPE) and V of every layer, in the cache. All rows
  * of all samples form one matrix; row and sample tables on the device say whose they are. The last
- * layer stops at its K and V: nothing reads further. */
+ * layer stops at its K and V: nothing reads further. Behind each layer's K and V the first denoising
+ * step may follow on processors of its own (early.c). */
 #include "backend/cuda/state.h"
 
 #include <math.h>
@@ -114,17 +115,18 @@ static pi0_status prefix_attention(struct cuda_engine *c, int l, const struct cu
 }
 
 /* gelu(gate)·up of n rows of h into act. */
-static pi0_status prefix_gate_up(struct cuda_engine *c, const uint16_t *wgu, const uint16_t *h,
-                                 int n, struct pi0_error *err)
+static pi0_status prefix_gate_up(struct cuda_engine *c, const struct cu_key *k, const uint16_t *wgu,
+                                 const uint16_t *h, int n, struct pi0_error *err)
 {
     const struct cu_buffers *b = &c->b;
     int W = c->plan.dims.vlm_width, F = c->plan.dims.vlm_mlp_dim;
     if (c->choice.geglu_sm90) {
         struct geglu90 p;
-        TRY(device_map_status(geglu90_plan(&p, c->encode, h, wgu, b->act, n, F, W,
-                                           geglu90_tile_tokens(n, F, c->dev.n_sm)),
-                              err));
-        CU_TRY(geglu90_launch(&p, c->dev.n_sm, 1, c->dev.stream), err);
+        int n_sm = c->dev.n_sm - (k->early ? EARLY90_CTAS : 0);
+        TRY(device_map_status(
+            geglu90_plan(&p, c->encode, h, wgu, b->act, n, F, W, geglu90_tile_tokens(n, F, n_sm)),
+            err));
+        CU_TRY(geglu90_launch(&p, n_sm, 1, c->dev.stream), err);
         return PI0_OK;
     }
     TRY(cu_matmul(c, cu_bf16(cu_product(n, 2 * F, W, h, wgu, b->gu)), err));
@@ -134,16 +136,16 @@ static pi0_status prefix_gate_up(struct cuda_engine *c, const uint16_t *wgu, con
 
 /* In pieces of rows: gate·up of a large batch would not fit otherwise. `parts` > 0: what x gets is
  * left in the scratch in so many parts. */
-static pi0_status prefix_mlp(struct cuda_engine *c, const struct cu_layer *w, int rows, int parts,
-                             struct pi0_error *err)
+static pi0_status prefix_mlp(struct cuda_engine *c, const struct cu_key *k,
+                             const struct cu_layer *w, int parts, struct pi0_error *err)
 {
     const struct cu_buffers *b = &c->b;
-    int W = c->plan.dims.vlm_width, F = c->plan.dims.vlm_mlp_dim;
+    int W = c->plan.dims.vlm_width, F = c->plan.dims.vlm_mlp_dim, rows = k->rows;
     for (int r = 0; r < rows; r += c->mlp_rows) {
         int n = rows - r < c->mlp_rows ? rows - r : c->mlp_rows;
         size_t at = (size_t)r * (size_t)W;
         cu_mark(c, CU_OP_PREFIX_GATE_UP, "GeGLU");
-        TRY(prefix_gate_up(c, w->wgu, b->h + at, n, err));
+        TRY(prefix_gate_up(c, k, w->wgu, b->h + at, n, err));
         cu_mark(c, CU_OP_PREFIX_DOWN, parts ? "" : "residual");
         if (parts) {
             struct cu_gemm g = cu_product(n, W, F / parts, b->act, w->wdown, b->gu);
@@ -164,17 +166,20 @@ pi0_status prefix_enqueue(struct cuda_engine *c, const struct cu_key *k, struct 
     const struct pi0_dims *d = &c->plan.dims;
     int W = d->vlm_width, rows = k->rows;
     int parts = rows <= c->mlp_rows ? cu_split_k(&c->facts, rows, W, d->vlm_mlp_dim) : 0;
+    TRY(early_begin(c, k, err));
     TRY(prefix_embed(c, rows, c->b.x, c->b.o, err));
     for (int l = 0; l < d->depth - 1; l++) {
         const struct cu_layer *w = &c->w.vlm[l];
         TRY(prefix_qkv(c, l, d->heads, rows, l > 0 ? parts : 0, err));
+        TRY(early_layer(c, k, l, err));
         cu_mark(c, CU_OP_PREFIX_ATTENTION, "");
         TRY(prefix_attention(c, l, k, err));
         cu_mark(c, CU_OP_PREFIX_O, "residual");
         TRY(cu_matmul(c, cu_add(cu_product(rows, W, c->plan.q_dim, c->b.o, w->wo, c->b.x)), err));
         cu_mark(c, CU_OP_PREFIX_NORM, "");
         TRY(prefix_norm(c, w->n2, rows, 0, err));
-        TRY(prefix_mlp(c, w, rows, parts, err));
+        TRY(prefix_mlp(c, k, w, parts, err));
     }
-    return prefix_qkv(c, d->depth - 1, 0, rows, parts, err);
+    TRY(prefix_qkv(c, d->depth - 1, 0, rows, parts, err));
+    return early_end(c, k, err);
 }

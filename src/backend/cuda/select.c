@@ -2,6 +2,8 @@
  * select: the rules behind select.h. */
 #include "backend/cuda/select.h"
 
+#include "backend/cuda/kernels/early_sm90.h"
+#include "backend/cuda/kernels/gemm_sm90.h"
 #include "backend/cuda/kernels/suffix_sm90.h"
 
 static int round_up(int n, int to) { return (n + to - 1) / to * to; }
@@ -49,6 +51,8 @@ void cu_select(struct cu_choice *out, const struct cu_facts *f, const struct pla
     out->suffix_sm90 = f->cc == 90 && f->n_sm >= 120 && d->expert_width == SFX90_WIDTH &&
                        d->expert_mlp_dim == SFX90_MLP && d->heads == SFX90_HEADS &&
                        d->head_dim == SFX90_HEAD_DIM && d->action_dim == SFX90_ACTION_DIM;
+    out->early_sm90 = out->suffix_sm90 && out->geglu_sm90 && out->qkv_sm90 &&
+                      d->action_horizon + p->n_state <= EARLY90_MAX_ROWS;
 }
 
 /* Nothing is padded up to 16 images; past that at most one part in 8. */
@@ -81,6 +85,19 @@ int cu_suffix_splits(int n_keys, int query_rows, int batch, int n_sm)
 /* H200, 788 keys, ms: one sample of 10 actions 2.4 by the loop, 4.3 by suffix_sm90's chain; of 50 actions
  * 6.2 (a form for more tokens, since gone) and 5.0. Two samples of 10: twice 2.4 and 4.1. */
 int cu_loop_batch(int horizon) { return horizon < 16 ? 1 : 0; }
+
+int cu_early_layers(const struct cu_facts *f, int rows, int tokens, int depth, int mlp)
+{
+    int prefix = 20 + rows * 3 / 10, early = 175; /* µs a layer of each, H200, side by side */
+    int n = (depth - 1) * prefix / early, tile;
+    if (tokens > EARLY90_PACKED_ROWS) /* 400 µs and more: longer than what it saves */
+        return 0;
+    if (geglu90_cost(rows, mlp, f->n_sm - EARLY90_CTAS, &tile) >
+        geglu90_cost(rows, mlp, f->n_sm, &tile))
+        return 0; /* they are not free */
+    n = n < depth - 1 ? n : depth - 1;
+    return n > 1 ? n : 0;
+}
 
 int cu_mlp_chunk(int max_rows) { return max_rows < 16384 ? max_rows : 16384; }
 

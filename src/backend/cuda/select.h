@@ -31,6 +31,7 @@ struct cu_choice {
                         rows that it takes at once */
     int suffix_sm90; /* 1: batches are denoised by suffix_sm90.h's chain */
     int geglu_sm90;  /* 1: the prefix's gate·up and GeGLU are gemm_sm90.cu's one kernel */
+    int early_sm90;  /* 1: one sample's first denoising step begins beside the prefix (early.c) */
 };
 void cu_select(struct cu_choice *out, const struct cu_facts *f, const struct plan *p);
 
@@ -53,6 +54,11 @@ int cu_suffix_splits(int n_keys, int query_rows, int batch, int n_sm);
  * layers on all of them at once; 0: never. */
 int cu_loop_batch(int horizon);
 #define CU_MAX_SPLITS 32
+
+/* Layers of the first denoising step of one sample, `tokens` rows with the state's, that keep pace with a
+ * prefix of `rows` rows on the processors that its large products leave free; 0: none. `mlp`: the
+ * prefix's hidden width. */
+int cu_early_layers(const struct cu_facts *f, int rows, int tokens, int depth, int mlp);
 
 /* Rows of the prefix MLP taken at a time: bounds its scratch at large batches. */
 int cu_mlp_chunk(int max_rows);

@@ -15,6 +15,7 @@
 #include "backend/cuda/device.h"
 #include "backend/cuda/kernels/attn_sm90.h"
 #include "backend/cuda/kernels/denoise_sm90.h"
+#include "backend/cuda/kernels/early_sm90.h"
 #include "backend/cuda/kernels/gemm_lt.h"
 #include "backend/cuda/kernels/gemm_sm90.h"
 #include "backend/cuda/kernels/kernels.h"
@@ -153,7 +154,8 @@ enum cu_stage { CU_STAGE_VISION = 0, CU_STAGE_PREFIX, CU_STAGE_DENOISE };
 struct cu_key {
     enum cu_stage stage;
     int batch, images, rows, sample_rows, n_steps, table, splits;
-    int loop; /* denoise: by denoise_sm90.h's loop */
+    int loop;  /* denoise: by denoise_sm90.h's loop */
+    int early; /* prefix, denoise: layers of step 0 that run beside the prefix (early.c) */
 };
 #define CU_MAX_GRAPHS 48
 struct cu_graph {
@@ -189,7 +191,9 @@ struct cuda_engine {
     float *host_emb;      /* [max_steps, W] */
     struct cu_graph graphs[CU_MAX_GRAPHS];
     unsigned long tick;
-    cudaEvent_t event[4];   /* start, after vision, prefix, denoise */
+    cudaEvent_t event[4]; /* start, after vision, prefix, denoise */
+    cudaStream_t side;    /* early.c: what runs beside the prefix, and how the two wait */
+    cudaEvent_t side_event;
     struct cu_key last;     /* denoise bucket of the last call */
     struct cu_marks *marks; /* not NULL while a stage is captured to time its kernels */
     uint64_t weight_bytes, cache_bytes, scratch_bytes;
@@ -207,6 +211,18 @@ pi0_status upload_tables(struct cuda_engine *c, int n_steps, int *index, struct 
 pi0_status vision_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
 pi0_status prefix_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
 pi0_status denoise_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
+/* Noise → actions, and step 0's way into its first layer. */
+pi0_status denoise_begin(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
+
+/* early.c. How many layers of step 0 run beside the prefix of this many rows; 0: none. */
+int early_layers(const struct cuda_engine *c, int batch, int rows);
+pi0_status early_open(struct cuda_engine *c, struct pi0_error *err);
+void early_close(struct cuda_engine *c);
+/* In front of the prefix, behind K and V of its layer l, and behind its end. */
+pi0_status early_begin(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
+pi0_status early_layer(struct cuda_engine *c, const struct cu_key *k, int l, struct pi0_error *err);
+pi0_status early_end(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
+
 /* Any of the three. */
 pi0_status stage_enqueue(struct cuda_engine *c, const struct cu_key *k, struct pi0_error *err);
 /* The same by its graph. */

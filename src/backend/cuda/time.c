@@ -516,6 +516,7 @@ pi0_status cuda_time_kernel(void *self, const struct batch *last, int i,
     keys[0].images = cu_bucket_images(last->n_images);
     keys[1] = prefix_key(last);
     keys[2] = c->last;
+    keys[2].early = 0; /* as keys[1]: one op at a time is asked for */
     snprintf(out->op, sizeof out->op, "%s", f->name);
     out->m = f->m, out->n = f->n, out->k = f->k;
     out->flops = f->flops, out->bytes = f->bytes;

@@ -12,6 +12,7 @@
 extern "C" {
 #endif
 
+#define EARLY90_CTAS 4 /* processors that a launch takes */
 #define EARLY90_MAX_ROWS 56
 #define EARLY90_PACKED_ROWS 16
 

@@ -319,7 +319,7 @@ extern "C" int geglu90_supported(int compute_major, int compute_minor, int m, in
     return compute_major == 9 && compute_minor == 0 && m > 0 && f % 256 == 0 && k % BLOCK_K == 0;
 }
 
-extern "C" int geglu90_tile_tokens(int m, int f, int n_sms)
+extern "C" long geglu90_cost(int m, int f, int n_sms, int *tile_tokens)
 {
     static const int sizes[] = { 136, 168, 200 };
     int best = 0;
@@ -334,7 +334,15 @@ extern "C" int geglu90_tile_tokens(int m, int f, int n_sms)
             best_cost = cost;
         }
     }
-    return best;
+    *tile_tokens = best;
+    return best_cost;
+}
+
+extern "C" int geglu90_tile_tokens(int m, int f, int n_sms)
+{
+    int tokens;
+    (void)geglu90_cost(m, f, n_sms, &tokens);
+    return tokens;
 }
 
 extern "C" int geglu90_group(int m, int k, int tile_tokens)

@@ -23,8 +23,10 @@ struct geglu90 {
 /* 1 if the launcher takes this product: pure. */
 int geglu90_supported(int compute_major, int compute_minor, int m, int f, int k);
 
-/* Tokens a tile: the size that wastes least time on `n_sms` processors. Pure; host-tested. */
+/* Tokens a tile: the size that wastes least time on `n_sms` processors, and what it costs there, to be
+ * compared with other m and n_sms. Pure; host-tested. */
 int geglu90_tile_tokens(int m, int f, int n_sms);
+long geglu90_cost(int m, int f, int n_sms, int *tile_tokens);
 
 /* Pairs of token tiles that meet all weights before the next ones do: even groups whose x takes 14 MB
  * at the most, over a quarter of L2, of which each half of the chip keeps its own copy. Pure; host-tested. */
