@@ -6,7 +6,7 @@ PTX wants every accumulator register spelt out, so the file is generated:
     python3 tools/gen_wgmma.py > src/backend/cuda/kernels/wgmma_sm90.inc
 SHAPES lists the n of the m64nNk16 products in use (PTX ISA, "wgmma.mma_async")."""
 
-SHAPES = [24, 40, 48, 56, 64, 80, 88, 96, 104, 128, 136, 144, 160, 168, 176, 192, 200, 208, 224]
+SHAPES = [16, 24, 40, 48, 56, 64, 80, 88, 96, 104, 128, 136, 144, 160, 168, 176, 192, 200, 208, 224]
 
 
 def emit(n, a_in_registers, a_mn_major=False):
@@ -48,9 +48,10 @@ print("/* SPDX-License-Identifier: Apache-2.0")
 print(" * wgmma_sm90: written by tools/gen_wgmma.py; do not edit. */")
 for n in SHAPES:
     emit(n, False)
-for n in (8, 64, 256):
+for n in (8, 16, 56, 64, 256):
     emit(n, True)
-emit(40, False, True)
+for n in (16, 40, 56):
+    emit(n, False, True)
 print("/* d += a · b by the shape's name. */")
 print("template <int N> static __device__ __forceinline__ void mma(float (&d)[N / 2], uint64_t a, uint64_t b, "
       "int accumulate);")

@@ -212,13 +212,16 @@ static std::vector<float> wide(const std::vector<uint16_t> &v)
         f[i] = widen(v[i]);
     return f;
 }
-/* From the kernel's blocks of 32 columns to rows. */
-static std::vector<float> unblock(const std::vector<uint16_t> &v, int rows, int cols)
+/* From the kernel's scratch to rows: blocks of 8 columns, or of 32 in the order of act_at. */
+static std::vector<float> unblock(const std::vector<uint16_t> &v, int rows, int cols, int by8)
 {
     std::vector<float> f((size_t)rows * cols);
     for (int r = 0; r < rows; r++)
-        for (int c = 0; c < cols; c++)
-            f[(size_t)r * cols + c] = widen(v[((size_t)(c / 32) * rows + r) * 32 + c % 32]);
+        for (int c = 0; c < cols; c++) {
+            int block = by8 ? c / 8 : c / 32 * 4 + c % 8 / 2,
+                at = by8 ? c % 8 : c / 8 % 4 * 2 + c % 2;
+            f[(size_t)r * cols + c] = widen(v[((size_t)block * rows + r) * 8 + at]);
+        }
     return f;
 }
 
@@ -317,9 +320,9 @@ static void check(const struct layer *l, int rows, int n_state, int packed, int 
     double e[8];
     e[0] = rel(cut(k[0], at, n_kv), cut(down(r.k, (size_t)CACHE * 256), at, n_kv));
     e[1] = rel(cut(v[0], at, n_kv), cut(down(r.v, (size_t)CACHE * 256), at, n_kv));
-    e[2] = rel(unblock(q, rows, 2048), wide(down(r.q, (size_t)rows * 2048)));
-    e[3] = rel(unblock(o, rows, 2048), wide(down(r.o, (size_t)rows * 2048)));
-    e[4] = rel(unblock(h, rows, 4096), wide(down(r.h, (size_t)rows * 4096)));
+    e[2] = rel(unblock(q, rows, 2048, 1), wide(down(r.q, (size_t)rows * 2048)));
+    e[3] = rel(unblock(o, rows, 2048, 0), wide(down(r.o, (size_t)rows * 2048)));
+    e[4] = rel(unblock(h, rows, 4096, 0), wide(down(r.h, (size_t)rows * 4096)));
     std::vector<float> dx((size_t)rows * 1024), rx = down(r.x, (size_t)rows * 1024);
     for (size_t i = 0; i < dx.size(); i++)
         dx[i] = x[0][i] - x0[i], rx[i] -= x0[i];

@@ -35,7 +35,7 @@ struct early90 {
     const float *cos_sin;             /* [positions, 128, 2] */
     uint16_t *k, *v; /* the layer's cache, rows of 256: those of the suffix are written here */
     float *x;        /* [rows, 1024] residual stream, read and written */
-    /* Scratch bf16 [rows · 2048], the same, [rows · 4096]: blocks of 32 columns, [column/32][row][32] */
+    /* Scratch bf16 [rows · 2048], the same, [rows · 4096], in orders of the kernel's own */
     uint16_t *q, *o, *h;
     /* What suffix_sm90's chain goes on with: xg = bf16(x · (1 + next_gain)) [rows, 1024] and part
      * [rows, 16], Σx² of 64 features each. xg NULL: not wanted */
