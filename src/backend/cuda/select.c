@@ -88,10 +88,9 @@ int cu_loop_batch(int horizon) { return horizon < 16 ? 1 : 0; }
 
 int cu_early_layers(const struct cu_facts *f, int rows, int tokens, int depth, int mlp)
 {
-    int prefix = 20 + rows * 3 / 10, early = 175; /* µs a layer of each, H200, side by side */
+    /* µs a layer of each, H200, side by side */
+    int prefix = 20 + rows * 3 / 10, early = tokens <= EARLY90_PACKED_ROWS ? 175 : 350;
     int n = (depth - 1) * prefix / early, tile;
-    if (tokens > EARLY90_PACKED_ROWS) /* 400 µs and more: longer than what it saves */
-        return 0;
     if (geglu90_cost(rows, mlp, f->n_sm - EARLY90_CTAS, &tile) >
         geglu90_cost(rows, mlp, f->n_sm, &tile))
         return 0; /* they are not free */
