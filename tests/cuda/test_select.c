@@ -99,6 +99,8 @@ static void qkv_tiles(void **state)
     assert_int_equal(qkv90_tile_tokens(968, 8, 132), 168);
     assert_int_equal(qkv90_tile_tokens(1008, 8, 132), 168);
     assert_int_equal(qkv90_tile_tokens(1009, 8, 132), 0);
+    assert_int_equal(qkv90_tile_tokens(968, 8, 120),
+                     168); /* clusters of two fill any even number */
     assert_int_equal(qkv90_tile_tokens(968, 8, 78), 0);
 }
 
@@ -106,13 +108,18 @@ static void qkv_tiles(void **state)
 static void geglu_groups(void **state)
 {
     (void)state;
+    assert_int_equal(geglu90_tile_tokens(532, 16384, 132), 136);
+    assert_int_equal(geglu90_tile_tokens(560, 16384, 132), 200); /* three tiles */
     assert_int_equal(geglu90_tile_tokens(788, 16384, 132), 200);
-    assert_int_equal(geglu90_group(788, 2048, 200), 2);
-    assert_int_equal(geglu90_group(1, 2048, 136), 1);
+    assert_int_equal(geglu90_tile_tokens(816, 16384, 132), 136);
+    assert_int_equal(geglu90_tile_tokens(968, 16384, 132), 200); /* five */
+    assert_int_equal(geglu90_tile_tokens(968, 16384, 128), 200);
+    assert_int_equal(geglu90_group(788, 2048, 200), 4);
+    assert_int_equal(geglu90_group(1, 2048, 136), 2);
     assert_int_equal(geglu90_tile_tokens(6336, 16384, 132), 168);
-    assert_int_equal(geglu90_group(6336, 2048, 168), 10);   /* 19 pairs in two */
-    assert_int_equal(geglu90_group(16384, 2048, 168), 10);  /* 49 in five */
-    assert_int_equal(geglu90_group(6336, 1 << 16, 200), 1); /* a pair alone is too much */
+    assert_int_equal(geglu90_group(6336, 2048, 168), 20);   /* 38 tiles in two */
+    assert_int_equal(geglu90_group(16384, 2048, 168), 20);  /* 98 in five */
+    assert_int_equal(geglu90_group(6336, 1 << 16, 200), 2); /* a pair alone is too much */
 }
 
 static void down_in_parts(void **state)
@@ -324,14 +331,23 @@ static void chunks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(kernels_by_device), cmocka_unit_test(odd_heads_take_the_plain_kernel),
-        cmocka_unit_test(vision_by_device),  cmocka_unit_test(qkv_tiles),
-        cmocka_unit_test(geglu_groups),      cmocka_unit_test(down_in_parts),
-        cmocka_unit_test(vision_tiles),      cmocka_unit_test(picks),
-        cmocka_unit_test(suffix_by_device),  cmocka_unit_test(suffix_tiles),
-        cmocka_unit_test(glu_groups),        cmocka_unit_test(buckets_hold),
-        cmocka_unit_test(workloads_fit),     cmocka_unit_test(splits),
-        cmocka_unit_test(early_by_shape),    cmocka_unit_test(chunks),
+        cmocka_unit_test(kernels_by_device),
+        cmocka_unit_test(odd_heads_take_the_plain_kernel),
+        cmocka_unit_test(vision_by_device),
+        cmocka_unit_test(qkv_tiles),
+        cmocka_unit_test(geglu_groups),
+
+        cmocka_unit_test(down_in_parts),
+        cmocka_unit_test(vision_tiles),
+        cmocka_unit_test(picks),
+        cmocka_unit_test(suffix_by_device),
+        cmocka_unit_test(suffix_tiles),
+        cmocka_unit_test(glu_groups),
+        cmocka_unit_test(buckets_hold),
+        cmocka_unit_test(workloads_fit),
+        cmocka_unit_test(splits),
+        cmocka_unit_test(early_by_shape),
+        cmocka_unit_test(chunks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

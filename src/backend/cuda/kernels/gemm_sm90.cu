@@ -4,8 +4,15 @@
  * Tiling:    weights on the wgmma M side: a CTA owns 256 weight rows (128 hidden units), two consumer
  *            warpgroups of 128 rows each, T tokens on the N side. Two producer threads fill two rings of
  *            K = 64 stages by tensor-map copies. A cluster of two CTAs shares its weights: each loads
- *            half and multicasts it, for two neighbouring token tiles. Persistent, tokens fastest, so
- *            that a weight slice is read from memory once; a batch in groups of some 3000 tokens.
+ *            half and multicasts it, for two neighbouring token tiles. Of an odd number of tiles the last
+ *            is shared the other way round, by CTAs with weights of their own:
+ *
+ *                            t0   t1   t2          a pair of row blocks, three tiles: three turns of the
+ *              row block a  [ turn 0 ][ tu ]       cluster. Shared are the weights of a, those of b, the
+ *              row block b  [ turn 1 ][ rn 2 ]     tokens of t2
+ *
+ *            Persistent, tokens fastest, so that a weight slice is read from memory once; a batch in
+ *            groups of some 3000 tokens.
  *
  *              weight rows of a CTA, turns of 8 gates    accumulators of a thread
  *              and 8 ups: warpgroup q, block b, warp w   d[4j+0,1]: gate, tokens 8j+2t, +1
@@ -16,8 +23,9 @@
  *            shared memory, and a tensor-map copy takes them to h while the next tile begins.
  * Budget:    M = 788: 105.8 GFLOP, 134 MB of weights → bound by arithmetic: 137 µs at 773 TFLOP/s.
  * Now:       M = 788: 134 µs in a call (787 TFLOP/s, GeGLU in it; CUPTI). Launches back to back over six
- *            weight sets: 536: 97, 792: 136, 968: 171; cuBLASLt without the GeGLU 94, 136, 166
- *            (bench_gemm). 16384 rows back to back 3.09 … 3.21 ms (T = 168; 3.44 … 3.51 in one group).
+ *            weight sets: 532: 100, 560: 105, 788: 139, 968: 172; cuBLASLt without the GeGLU 94, 136,
+ *            166 at 536, 792, 968 (bench_gemm). Bound by power: the clock falls to 1.4 … 1.55 GHz in it,
+ *            in single launches too, and the cycles are those of the products. 16384 rows back to back 3.09 … 3.21 ms (T = 168; 3.44 … 3.51 in one group).
  *            NVIDIA H200, 2026-11-22.
  * Rounding:  one, at the store; gelu in float32 through exp. */
 #include "gemm_sm90.h"
@@ -87,62 +95,84 @@ static __device__ __forceinline__ float2 geglu(float g0, float u0, float g1, flo
     return make_float2(g0 * u0 * (r * a1), g1 * u1 * (r * a0));
 }
 
-/* The order of the tiles: `group` pairs of token tiles at a time meet all weights, so that their rows
- * of x stay in L2; inside a group tokens are fastest, so that a weight slice is read from memory once. */
+/* The order of a cluster's turns: `group` token tiles at a time (an even number, but for the last) meet
+ * all weights, so that their rows of x stay in L2; inside a group two neighbouring row blocks meet all
+ * tiles in turns that follow each other, so that a weight slice is read from memory once. */
 struct order {
-    int row_blocks, pairs, group, k_blocks;
+    int row_pairs, tiles, group, k_blocks;
 
-    __device__ __forceinline__ int n_tiles(void) const { return row_blocks * pairs; }
+    __device__ __forceinline__ int n_turns(void) const { return row_pairs * tiles; }
 };
 
-/* Where CTA `rank` of a cluster works in step t: one row block, neighbouring token tiles. */
+/* Where CTA `rank` of a cluster works in turn t: one row block and two neighbouring token tiles, or, for
+ * the last tile of an odd number, two neighbouring row blocks and one token tile. */
 struct patch {
     int row0, token0;
+    bool same_tokens;
 
     __device__ __forceinline__ patch(int t, const order &o, int tile_tokens, uint32_t rank)
     {
-        int first = t / (o.group * o.row_blocks) * o.group, n = o.pairs - first;
+        int first = t / (o.group * o.row_pairs) * o.group, n = o.tiles - first;
         n = n < o.group ? n : o.group;
-        t -= first * o.row_blocks;
-        row0 = t / n * BLOCK_ROWS;
-        token0 = ((first + t % n) * CLUSTER + (int)rank) * tile_tokens;
+        t -= first * o.row_pairs;
+        int pair = t / n, j = t % n, half = n / 2;
+        same_tokens = j == 2 * half;
+        row0 = (2 * pair + (same_tokens ? (int)rank : j >= half)) * BLOCK_ROWS;
+        token0 = (first + (same_tokens ? j : (j < half ? j : j - half) * CLUSTER + (int)rank)) *
+                 tile_tokens;
     }
 };
 
-/* One thread: this CTA's half of every stage of weights, to both. The first ring is asked for before
- * the predecessor has finished: weights are nobody's output. */
+/* One thread: this CTA's half of every stage of weights, to both; or all of its own. The first ring is
+ * asked for before the predecessor has finished: weights are nobody's output. */
 template <int T>
 static __device__ __forceinline__ void produce_weights(const CUtensorMap *map, const rings<T> &r,
                                                        const order &o, uint32_t rank)
 {
     using S = tile<T>;
+    constexpr int HALF = BLOCK_ROWS / 2;
     turn<S::w_stages> at;
-    int half = (int)rank * (BLOCK_ROWS / CLUSTER);
-    for (int t = (int)(blockIdx.x / CLUSTER); t < o.n_tiles(); t += (int)(gridDim.x / CLUSTER)) {
-        int row = patch(t, o, T, rank).row0 + half;
+    int own = (int)rank * HALF;
+    for (int t = (int)(blockIdx.x / CLUSTER); t < o.n_turns(); t += (int)(gridDim.x / CLUSTER)) {
+        patch p(t, o, T, rank);
         for (int k = 0; k < o.k_blocks; k++, at.next()) {
+            unsigned char *to = r.w + at.at * S::w_bytes;
+            uint64_t *full = &r.w_full[at.at];
             mbar_wait(&r.w_empty[at.at], at.phase ^ 1);
-            mbar_expect(&r.w_full[at.at], S::w_bytes);
-            tma_load_2d_multicast(r.w + at.at * S::w_bytes + half * 128, map, &r.w_full[at.at],
-                                  k * BLOCK_K, row, 3);
+            mbar_expect(full, S::w_bytes);
+            if (p.same_tokens) {
+                tma_load_2d(to, map, full, k * BLOCK_K, p.row0);
+                tma_load_2d(to + HALF * 128, map, full, k * BLOCK_K, p.row0 + HALF);
+            } else {
+                tma_load_2d_multicast(to + own * 128, map, full, k * BLOCK_K, p.row0 + own, 3);
+            }
         }
     }
 }
 
-/* One thread: this CTA's tokens. */
+/* One thread: this CTA's tokens; or half of both CTAs' tokens, to both. */
 template <int T>
 static __device__ __forceinline__ void produce_tokens(const CUtensorMap *map, const rings<T> &r,
                                                       const order &o, uint32_t rank)
 {
     using S = tile<T>;
+    constexpr int HALF = T / 2;
     turn<S::x_stages> at;
+    int own = (int)rank * HALF;
     pdl_wait();
-    for (int t = (int)(blockIdx.x / CLUSTER); t < o.n_tiles(); t += (int)(gridDim.x / CLUSTER)) {
-        int row = patch(t, o, T, rank).token0;
+    for (int t = (int)(blockIdx.x / CLUSTER); t < o.n_turns(); t += (int)(gridDim.x / CLUSTER)) {
+        patch p(t, o, T, rank);
         for (int k = 0; k < o.k_blocks; k++, at.next()) {
+            unsigned char *to = r.x + at.at * S::x_bytes;
+            uint64_t *full = &r.x_full[at.at];
             mbar_wait(&r.x_empty[at.at], at.phase ^ 1);
-            mbar_expect(&r.x_full[at.at], S::x_bytes);
-            tma_load_2d(r.x + at.at * S::x_bytes, map, &r.x_full[at.at], k * BLOCK_K, row);
+            mbar_expect(full, S::x_bytes);
+            if (p.same_tokens) {
+                tma_load_2d_multicast(to + own * 128, map, full, k * BLOCK_K, p.token0 + own, 3);
+            } else {
+                tma_load_2d(to, map, full, k * BLOCK_K, p.token0);
+                tma_load_2d(to + HALF * 128, map, full, k * BLOCK_K, p.token0 + HALF);
+            }
         }
     }
 }
@@ -185,15 +215,17 @@ static __device__ __forceinline__ void store(const float (&d)[2][T / 2], unsigne
         tma_store_2d(map, out, unit0, token0);
 }
 
-/* Tells both writers of this CTA's weights, and the one of its tokens, that a stage is free. */
+/* Tells both writers of this CTA's weights, and the one of its tokens, that a stage is free; both writers
+ * of tokens too where some turn shares them. */
 template <int T>
-static __device__ __forceinline__ void release(const rings<T> &r, int w_stage, int x_stage)
+static __device__ __forceinline__ void release(const rings<T> &r, int w_stage, int x_stage,
+                                               bool x_shared, uint32_t rank)
 {
     int i = (int)threadIdx.x % 128;
     if (i < CLUSTER)
         mbar_arrive_cluster(&r.w_empty[w_stage], (uint32_t)i);
-    if (i == 32)
-        mbar_arrive(&r.x_empty[x_stage]);
+    if (i >= 32 && i < 33 + x_shared)
+        mbar_arrive_cluster(&r.x_empty[x_stage], rank ^ (uint32_t)(i - 32));
 }
 
 template <int T>
@@ -202,11 +234,12 @@ static __device__ __forceinline__ void consume(const rings<T> &r, const order &o
 {
     using S = tile<T>;
     int q = (int)threadIdx.x / 128 - 1;
+    bool x_shared = o.tiles % 2;
     turn<S::w_stages> w;
     turn<S::x_stages> x;
     int w_last = -1, x_last = 0;
     float d[2][T / 2];
-    for (int t = (int)(blockIdx.x / CLUSTER); t < o.n_tiles(); t += (int)(gridDim.x / CLUSTER)) {
+    for (int t = (int)(blockIdx.x / CLUSTER); t < o.n_turns(); t += (int)(gridDim.x / CLUSTER)) {
         for (int k = 0; k < o.k_blocks; k++) {
             mbar_wait(&r.x_full[x.at], x.phase);
             mbar_wait(&r.w_full[w.at], w.phase);
@@ -221,14 +254,14 @@ static __device__ __forceinline__ void consume(const rings<T> &r, const order &o
             wgmma_commit();
             wgmma_wait<1>(); /* the stage before this one has been read */
             if (w_last >= 0)
-                release<T>(r, w_last, x_last);
+                release<T>(r, w_last, x_last, x_shared, rank);
             w_last = w.at;
             x_last = x.at;
             w.next();
             x.next();
         }
         wgmma_wait<0>();
-        release<T>(r, w_last, x_last);
+        release<T>(r, w_last, x_last, x_shared, rank);
         w_last = -1;
         patch p(t, o, T, rank);
         store<T>(d, r.out + q * S::out_bytes, h_map, q, p.row0 / 2 + q * 64, p.token0);
@@ -257,7 +290,7 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
         }
         for (int i = 0; i < S::x_stages; i++) {
             mbar_init(&r.x_full[i], 1);
-            mbar_init(&r.x_empty[i], 2);
+            mbar_init(&r.x_empty[i], o.tiles % 2 ? 2 * CLUSTER : 2);
         }
         fence_mbar_init();
     }
@@ -296,16 +329,16 @@ cudaError_t launch(const struct geglu90 *p, int n_sms, int pdl, cudaStream_t str
     if (e != cudaSuccess)
         return e;
     order o = {};
-    o.row_blocks = 2 * p->f / BLOCK_ROWS;
-    o.pairs = (p->m + CLUSTER * T - 1) / (CLUSTER * T);
+    o.row_pairs = p->f / BLOCK_ROWS;
+    o.tiles = (p->m + T - 1) / T;
     o.group = geglu90_group(p->m, p->k, T);
     o.k_blocks = p->k / BLOCK_K;
-    int n_tiles = o.row_blocks * o.pairs;
+    int n_turns = o.row_pairs * o.tiles;
     cudaLaunchAttribute attr = {};
     attr.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attr.val.programmaticStreamSerializationAllowed = 1;
     cfg.gridDim =
-        dim3((unsigned)((n_sms / CLUSTER < n_tiles ? n_sms / CLUSTER : n_tiles) * CLUSTER));
+        dim3((unsigned)((n_sms / CLUSTER < n_turns ? n_sms / CLUSTER : n_turns) * CLUSTER));
     cfg.stream = stream;
     cfg.attrs = &attr;
     cfg.numAttrs = pdl ? 1 : 0;
@@ -325,10 +358,9 @@ extern "C" long geglu90_cost(int m, int f, int n_sms, int *tile_tokens)
     int best = 0;
     long best_cost = 0;
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        int pair = CLUSTER * sizes[i];
-        long tiles = (long)((m + pair - 1) / pair) * (2 * f / BLOCK_ROWS);
-        long waves = (tiles + n_sms / CLUSTER - 1) / (n_sms / CLUSTER);
-        long cost = waves * (sizes[i] + 8); /* 8: what a tile costs besides its tokens */
+        long turns = (long)((m + sizes[i] - 1) / sizes[i]) * (f / BLOCK_ROWS);
+        long waves = (turns + n_sms / CLUSTER - 1) / (n_sms / CLUSTER);
+        long cost = waves * (sizes[i] + 16); /* 16: what a tile costs besides its tokens */
         if (!best || cost < best_cost) {
             best = sizes[i];
             best_cost = cost;
@@ -350,7 +382,7 @@ extern "C" int geglu90_group(int m, int k, int tile_tokens)
     long pair = (long)CLUSTER * tile_tokens, pairs = (m + pair - 1) / pair;
     long most = ((long)14 << 20) / (pair * k * 2);
     long groups = most > 0 ? (pairs + most - 1) / most : pairs;
-    return (int)((pairs + groups - 1) / groups);
+    return (int)((pairs + groups - 1) / groups) * CLUSTER;
 }
 
 extern "C" CUresult geglu90_plan(struct geglu90 *plan, tensor_map_encode_fn encode, const void *x,
@@ -363,7 +395,7 @@ extern "C" CUresult geglu90_plan(struct geglu90 *plan, tensor_map_encode_fn enco
     plan->tile_tokens = tile_tokens;
     CUresult r = tensor_map_2d(encode, &plan->w, w, 2 * f, k, k, BLOCK_ROWS / CLUSTER);
     if (r == CUDA_SUCCESS)
-        r = tensor_map_2d(encode, &plan->x, x, m, k, k, tile_tokens);
+        r = tensor_map_2d(encode, &plan->x, x, m, k, k, tile_tokens / 2);
     return r != CUDA_SUCCESS ? r : tensor_map_2d(encode, &plan->h, h, m, f, f, tile_tokens);
 }
 

@@ -28,8 +28,9 @@ int geglu90_supported(int compute_major, int compute_minor, int m, int f, int k)
 int geglu90_tile_tokens(int m, int f, int n_sms);
 long geglu90_cost(int m, int f, int n_sms, int *tile_tokens);
 
-/* Pairs of token tiles that meet all weights before the next ones do: even groups whose x takes 14 MB
- * at the most, over a quarter of L2, of which each half of the chip keeps its own copy. Pure; host-tested. */
+/* Token tiles, pairs of them, that meet all weights before the next ones do: groups of like size whose x
+ * takes 14 MB at the most, over a quarter of L2, of which each half of the chip keeps its own copy. Pure;
+ * host-tested. */
 int geglu90_group(int m, int k, int tile_tokens);
 
 /* Fills a plan. x must have room for m rows; rows past m are neither read nor written.
