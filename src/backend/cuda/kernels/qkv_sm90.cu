@@ -3,8 +3,8 @@
  * Called by: prefix layers but the last (M = 532 … 968, N = 10 heads of 256, K = 2048).
  * Tiling:    weights on the wgmma M side: a CTA owns half a head, 64 values e and their partners
  *            e + 128 in turns of 8 rows, two consumer warpgroups of 64 rows each, T tokens on the N side.
- *            A cluster of four: two halves of a head × two token tiles; each half is fetched once for
- *            both tiles, each tile once for both halves. One tile a CTA, all of them at once.
+ *            A cluster of two: two token tiles that share the weights, each fetching half of them for
+ *            both. One tile a CTA, all of them at once; 60 clusters leave room for four processors' work.
  *
  *              packed rows of a CTA                     accumulators of a thread
  *              warpgroup q, warp w, row r               d[4j+0,1]: value e, tokens 8j+2t, +1
@@ -15,7 +15,7 @@
  *            turn, head), so the weights stay as they are. The angles of a thread's tokens are fetched
  *            to registers before the product; what is stored leaves through shared memory in whole lines.
  * Budget:    M = 788: 8.3 GFLOP, 10.5 MB of weights → bound by arithmetic: 11 µs at 773 TFLOP/s.
- * Now:       15.8 µs at 792 tokens, 12.3 at 536, 19.0 at 968, weights from memory (check_qkv_sm90 --bench,
+ * Now:       15.1 µs at 792 tokens, 12.7 at 536, 18.1 at 968, weights from memory (check_qkv_sm90 --bench,
  *            NVIDIA H200, 2026-11-22); cuBLASLt without RoPE and the write 14.4, 10.7, 17.3 (bench_gemm).
  * Rounding:  one, at the store. */
 #include "qkv_sm90.h"
@@ -28,15 +28,13 @@ using namespace wg90;
 namespace
 {
 
-constexpr int E = 256, BLOCK_ROWS = 128, BLOCK_K = 64, THREADS = 384, CLUSTER = 4;
+constexpr int E = 256, BLOCK_ROWS = 128, BLOCK_K = 64, THREADS = 384, CLUSTER = 2;
 constexpr int EARLY = 2; /* stages of weights asked for before the predecessor has finished */
 
 template <int T> struct tile {
-    static constexpr int share =
-        (T / 8 + 1) / 2 * 8; /* token rows a CTA fetches: half, or overlap */
     static constexpr int w_bytes = BLOCK_ROWS * BLOCK_K * 2, x_bytes = T * BLOCK_K * 2;
     static constexpr int stage_bytes = w_bytes + x_bytes;
-    static constexpr int landing = w_bytes + 2 * share * BLOCK_K * 2; /* bytes a barrier counts */
+    static constexpr int stores = (T * 16 + 255) / 256; /* of 16 bytes a thread */
     static constexpr int stages = (232448 - 1280) / stage_bytes;
     static constexpr int smem = stages * stage_bytes + 1024 + 256;
 };
@@ -59,18 +57,17 @@ static __device__ __forceinline__ void tma_load_5d_multicast(void *dst, const CU
         : "memory");
 }
 
-/* CTA `rank` of a cluster: half = rank % 2 of a head, token tile rank / 2 of a pair. */
+/* CTA `rank` of a cluster: half a head, one of two neighbouring token tiles. Halves of heads are fastest. */
 struct place {
-    int head, half, pair, token0;
+    int head, half, token0;
     uint32_t rank;
 
     __device__ __forceinline__ place(int heads, int tile_tokens) : rank(cluster_ctarank())
     {
-        int c = (int)blockIdx.x / CLUSTER;
-        head = c % (heads + 2);
-        half = (int)rank % 2;
-        pair = (int)rank / 2;
-        token0 = (c / (heads + 2) * 2 + pair) * tile_tokens;
+        int c = (int)blockIdx.x / CLUSTER, n = 2 * (heads + 2);
+        head = c % n / 2;
+        half = c % 2;
+        token0 = (c / n * CLUSTER + (int)rank) * tile_tokens;
     }
 };
 
@@ -80,32 +77,30 @@ template <int T> struct producer {
     unsigned char *ring;
     uint64_t *full, *empty;
 
+    /* Half of the rows, to both. */
     __device__ __forceinline__ void weights(int stage, int k, const place &p) const
     {
-        tma_load_5d_multicast(ring + stage * S::stage_bytes + p.pair * 64 * 128, w_map,
-                              &full[stage], k * BLOCK_K, p.half * 8 + p.pair * 4, p.head,
-                              (uint16_t)(5 << p.half));
+        tma_load_5d_multicast(ring + stage * S::stage_bytes + (int)p.rank * 64 * 128, w_map,
+                              &full[stage], k * BLOCK_K, p.half * 8 + (int)p.rank * 4, p.head, 3);
     }
     __device__ __forceinline__ void tokens(int stage, int k, const place &p) const
     {
-        int first = p.half ? T - S::share : 0;
-        tma_load_2d_multicast(ring + stage * S::stage_bytes + S::w_bytes + first * 128, x_map,
-                              &full[stage], k * BLOCK_K, p.token0 + first,
-                              (uint16_t)(3 << 2 * p.pair));
+        tma_load_2d(ring + stage * S::stage_bytes + S::w_bytes, x_map, &full[stage], k * BLOCK_K,
+                    p.token0);
     }
     __device__ __forceinline__ void run(const place &p, int n) const
     {
         int early = n < EARLY ? n : EARLY, stage = 0;
         uint32_t phase = 0;
         for (int k = 0; k < early; k++) {
-            mbar_expect(&full[k], S::landing);
+            mbar_expect(&full[k], S::stage_bytes);
             weights(k, k, p);
         }
         pdl_wait();
         for (int k = 0; k < n; k++) {
             mbar_wait(&empty[stage], phase ^ 1);
             if (k >= early) {
-                mbar_expect(&full[stage], S::landing);
+                mbar_expect(&full[stage], S::stage_bytes);
                 weights(stage, k, p);
             }
             tokens(stage, k, p);
@@ -117,19 +112,17 @@ template <int T> struct producer {
     }
 };
 
-/* Tells the CTAs that write this ring that a stage is free: itself, the one with the other half of the
- * weights' tile, the one with the other half of the tokens. */
-static __device__ __forceinline__ void release(uint64_t *empty, uint32_t rank)
+/* Tells both writers of this CTA's weights that a stage is free. */
+static __device__ __forceinline__ void release(uint64_t *empty)
 {
     int i = (int)threadIdx.x % 128;
-    if (i < 3)
-        mbar_arrive_cluster(empty, rank ^ (uint32_t)i);
+    if (i < CLUSTER)
+        mbar_arrive_cluster(empty, (uint32_t)i);
 }
 
 template <int T>
 static __device__ __forceinline__ void main_loop(float (&d)[T / 2], unsigned char *ring,
-                                                 uint64_t *full, uint64_t *empty, int q,
-                                                 uint32_t rank, int n)
+                                                 uint64_t *full, uint64_t *empty, int q, int n)
 {
     using S = tile<T>;
     int stage = 0, last = 0;
@@ -145,7 +138,7 @@ static __device__ __forceinline__ void main_loop(float (&d)[T / 2], unsigned cha
         wgmma_commit();
         wgmma_wait<1>();                    /* the stage before this one has been read */
         if (k > 0 && k - 1 + S::stages < n) /* somebody waits for it */
-            release(&empty[last], rank);
+            release(&empty[last]);
         last = stage;
         if (++stage == S::stages) {
             stage = 0;
@@ -203,25 +196,34 @@ static __device__ __forceinline__ void turn(const float (&d)[T / 2], const float
     }
 }
 
+/* The rows that this thread stores, of q or of the cache; -1: none. */
+template <int T>
+static __device__ __forceinline__ void load_places(int (&to)[tile<T>::stores], const args &g,
+                                                   const place &p)
+{
+#pragma unroll
+    for (int n = 0; n < tile<T>::stores; n++) {
+        int r = n * 32 + ((int)threadIdx.x - 128) / 8, row = p.token0 + r % T;
+        to[n] = r < 2 * T && row < g.m ? row : -1;
+        if (to[n] >= 0 && p.head >= g.heads)
+            to[n] = __ldg(&g.rows[row].cache);
+    }
+}
+
 /* Shared memory → q, or k and v in the cache, whole lines. */
 template <int T>
-static __device__ __forceinline__ void store(const unsigned char *out, const args &g,
-                                             const place &p)
+static __device__ __forceinline__ void
+store(const unsigned char *out, const int (&to)[tile<T>::stores], const args &g, const place &p)
 {
-    constexpr int N = (T * 16 + 255) / 256;
     __nv_bfloat16 *base = p.head < g.heads ? g.q + p.head * E : p.head == g.heads ? g.k : g.v;
     size_t pitch = (size_t)(p.head < g.heads ? g.heads : 1) * E;
     int i = (int)threadIdx.x - 128, chunk = i % 8;
 #pragma unroll
-    for (int n = 0; n < N; n++) {
-        int r = n * 32 + i / 8, token = r % T, row = p.token0 + token;
-        if (r >= 2 * T || row >= g.m)
-            continue;
-        uint4 v = *(const uint4 *)(out + r * 128 + ((chunk ^ token % 8) * 16));
-        if (p.head >= g.heads)
-            row = g.rows[row].cache;
-        if (row >= 0)
-            *(uint4 *)(base + row * pitch + r / T * (E / 2) + p.half * 64 + chunk * 8) = v;
+    for (int n = 0; n < tile<T>::stores; n++) {
+        int r = n * 32 + i / 8;
+        if (to[n] >= 0)
+            *(uint4 *)(base + to[n] * pitch + r / T * (E / 2) + p.half * 64 + chunk * 8) =
+                *(const uint4 *)(out + r * 128 + ((chunk ^ r % T % 8) * 16));
     }
 }
 
@@ -240,7 +242,7 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
         prefetch_tensormap(&x_map);
         for (int i = 0; i < S::stages; i++) {
             mbar_init(&full[i], 1);
-            mbar_init(&empty[i], 6); /* two consumers in each of three CTAs */
+            mbar_init(&empty[i], 2 * CLUSTER); /* two consumers in each CTA */
         }
         fence_mbar_init();
     }
@@ -255,14 +257,16 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
         int e = p.half * 64 + q * 32 + (int)threadIdx.x / 32 % 4 * 8;
         float d[T / 2];
         float2 c[T / 4];
+        int to[tile<T>::stores];
         load_angles<T>(c, g, p, e + (int)threadIdx.x % 32 / 4);
-        main_loop<T>(d, ring, full, empty, q, p.rank, g.k_blocks);
+        load_places<T>(to, g, p);
+        main_loop<T>(d, ring, full, empty, q, g.k_blocks);
         bar_sync(1, 256); /* both are done with the ring */
         turn<T>(d, c, ring);
         pdl_wait(); /* q may still be read by an earlier kernel */
         pdl_launch();
         bar_sync(1, 256);
-        store<T>(ring, g, p);
+        store<T>(ring, to, g, p);
     }
     /* Nobody is left behind: stages are released only to producers that wait for them, and every CTA
      * waits for all that is sent to it. */
@@ -287,7 +291,8 @@ template <int T> cudaError_t launch(const struct qkv90 *p, int pdl, cudaStream_t
     attr.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attr.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t cfg = {};
-    cfg.gridDim = dim3((unsigned)((p->m + 2 * T - 1) / (2 * T) * (p->out.heads + 2) * CLUSTER));
+    int pairs = (p->m + CLUSTER * T - 1) / (CLUSTER * T);
+    cfg.gridDim = dim3((unsigned)(pairs * (p->out.heads + 2) * 2 * CLUSTER));
     cfg.blockDim = dim3(THREADS);
     cfg.dynamicSmemBytes = tile<T>::smem;
     cfg.stream = stream;
@@ -302,8 +307,8 @@ extern "C" int qkv90_tile_tokens(int m, int heads, int n_sms)
 {
     static const int sizes[] = { 96, 136, 168 };
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        int pairs = (m + 2 * sizes[i] - 1) / (2 * sizes[i]);
-        if (pairs * (heads + 2) * CLUSTER <= n_sms - 12) /* clusters of four do not fill all */
+        int pairs = (m + CLUSTER * sizes[i] - 1) / (CLUSTER * sizes[i]);
+        if (pairs * (heads + 2) * 2 * CLUSTER <= n_sms)
             return sizes[i];
     }
     return 0;
@@ -327,7 +332,7 @@ extern "C" CUresult qkv90_plan(struct qkv90 *plan, tensor_map_encode_fn encode, 
                w_stride, w_box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     cuuint64_t x_dims[2] = { (cuuint64_t)k, (cuuint64_t)plan->m }, x_stride[1] = { row };
-    cuuint32_t x_box[2] = { BLOCK_K, (cuuint32_t)((tile_tokens / 8 + 1) / 2 * 8) };
+    cuuint32_t x_box[2] = { BLOCK_K, (cuuint32_t)tile_tokens };
     return r != CUDA_SUCCESS
                ? r
                : encode(&plan->x, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)(uintptr_t)x, x_dims,
