@@ -133,16 +133,18 @@ int main(int argc, char **argv)
     static const int lengths[] = { 788, 532, 799, 968, 1, 7, 16, 17, 63, 64, 65, 129 };
     if (argc > 1 && !strcmp(argv[1], "--bench")) {
         for (int i = 0; i < 4; i++)
-            for (int split = 1; split <= 4; split++)
+            for (int split = 1; split <= 2; split++)
                 run(encode, 1, &lengths[i], &lengths[i], 60, split, 1);
         int many[8] = { 788, 788, 788, 788, 788, 788, 788, 788 };
-        run(encode, 8, many, many, 60, 1, 1);
+        for (int n = 2; n <= 8; n++)
+            for (int split = 1; split <= 2; split++)
+                run(encode, n, many, many, 60, split, 1);
         for (int i = 0; i < 4; i++)
             printf("%d tokens: chosen split %d\n", lengths[i],
                    attn90_split(lengths[i], HEADS, 1, prop.multiProcessorCount));
         return 0;
     }
-    for (int split = 1; split <= 4; split++) {
+    for (int split = 1; split <= 2; split++) {
         for (int i = 0; i < 12; i++) {
             run(encode, 1, &lengths[i], &lengths[i], 3, split, 0);
             int hole = lengths[i] * 2 / 3 > 0 ? lengths[i] * 2 / 3 : 1;
@@ -150,6 +152,8 @@ int main(int argc, char **argv)
         }
         int rows[4] = { 300, 17, 532, 65 }, valid[4] = { 270, 17, 20, 64 };
         run(encode, 4, rows, valid, 7, split, 0);
+        int many[6] = { 788, 788, 788, 788, 788, 788 }; /* several turns a processor, out of L2 */
+        run(encode, 6, many, many, 60, split, 0);
     }
     printf("%d passed, %d failed, 0 skipped\n", n_passed, n_failed);
     return n_failed != 0;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Kernel selection and shape buckets of the CUDA backend: pure functions, no GPU needed. */
+#include "backend/cuda/kernels/attn_sm90.h"
 #include "backend/cuda/kernels/gemm_sm90.h"
 #include "backend/cuda/kernels/qkv_sm90.h"
 #include "backend/cuda/kernels/suffix_sm90.h"
@@ -120,6 +121,20 @@ static void geglu_groups(void **state)
     assert_int_equal(geglu90_group(6336, 2048, 168), 20);   /* 38 tiles in two */
     assert_int_equal(geglu90_group(16384, 2048, 168), 20);  /* 98 in five */
     assert_int_equal(geglu90_group(6336, 1 << 16, 200), 2); /* a pair alone is too much */
+}
+
+/* Keys over the warpgroups where that fills more processors. */
+static void attention_splits(void **state)
+{
+    (void)state;
+    assert_int_equal(attn90_split(532, 8, 1, 132), 2);
+    assert_int_equal(attn90_split(788, 8, 1, 132), 2);
+    assert_int_equal(attn90_split(968, 8, 1, 132), 2);
+    assert_int_equal(attn90_split(788, 8, 2, 132), 1);
+    assert_int_equal(attn90_split(788, 8, 3, 132), 2);
+    assert_int_equal(attn90_split(788, 8, 4, 132), 1);
+    assert_int_equal(attn90_split(788, 8, 8, 132), 1);
+    assert_int_equal(attn90_split(1, 8, 1, 132), 1);
 }
 
 static void down_in_parts(void **state)
@@ -336,7 +351,7 @@ int main(void)
         cmocka_unit_test(vision_by_device),
         cmocka_unit_test(qkv_tiles),
         cmocka_unit_test(geglu_groups),
-
+        cmocka_unit_test(attention_splits),
         cmocka_unit_test(down_in_parts),
         cmocka_unit_test(vision_tiles),
         cmocka_unit_test(picks),

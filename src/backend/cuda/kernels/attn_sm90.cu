@@ -1,18 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0
  * attn_bf16_sm90: o = softmax(q·kᵀ·scale)·v, head size 256, one K/V head   bf16 in and out, f32 inside
  * Called by: prefix attention (rows = tokens · 8 heads against 532 … 968 keys).
- * Tiling:    128 query rows a CTA, 64 a consumer warpgroup; keys in blocks of 64 through a ring of
- *            two K and two V blocks that both warpgroups read. S = q·kᵀ from shared memory; P stays in
- *            registers; V is the MN-major operand, so it is used as it lies. A cluster of 1 … 4 CTAs
- *            splits the keys of one row tile; each finishes a share of the columns from its own sums
- *            and those that its peers send (st.async), in a fixed order: the same bits every run.
+ * Tiling:    two consumer warpgroups of 64 query rows; keys in blocks of 64 through a ring of K and V
+ *            blocks. S = q·kᵀ from shared memory; P stays in registers; V is the MN-major operand, so it
+ *            is used as it lies. Two ways to share the work (attn90_split):
+ *              1  the warpgroups have different rows, 128 a CTA, and read the same blocks: batches;
+ *              2  they have the same 64 rows and take the blocks in turns. A cluster of two row tiles
+ *                 shares the blocks, each CTA fetching half of a block for both. At the end each
+ *                 warpgroup finishes half of the columns from both sums, in a fixed order: the same
+ *                 bits every run.
  *
  *              block i:   S_i = q·k_i ──► softmax_i ──────────┐
  *              tensor:    [ S_i ][ O += P_{i-1}·v_{i-1}  ]     the product runs under the softmax
  *
  * Budget:    788 tokens: 5.1 GFLOP, 7.3 MB → bound by arithmetic; 6.6 µs at 773 TFLOP/s.
- * Now:       16.6 µs at 788 tokens (keys over 2 CTAs), 12.9 at 532 (3), 18.2 at 968 (2), 84.4 at 8 × 788
- *            (482 TFLOP/s): check_attn_sm90 --bench, NVIDIA H200, 2026-11-22.
+ * Now:       15.1 µs at 788 tokens, 11.7 at 532, 17.4 at 968 (all S = 2), 84.5 at 8 × 788 (S = 1; 481
+ *            TFLOP/s): check_attn_sm90 --bench, NVIDIA H200, 2026-11-22.
  * Rounding:  P to bf16, o to bf16. */
 #include "attn_sm90.h"
 #include "wgmma_sm90.cuh"
@@ -21,17 +24,32 @@
 
 using namespace wg90;
 
+/* CTAs that the rows of a sample take: pairs where they work in pairs. */
+static int attn90_tiles(int max_rows, int heads, int split)
+{
+    return (max_rows * heads + 127) / 128 * split;
+}
+
 namespace
 {
 
-constexpr int E = 256, ROWS = 128, KEYS = 64, RING = 2, THREADS = 384;
-constexpr int Q_BYTES = ROWS * E * 2, KV_BYTES = KEYS * E * 2;
-constexpr int RING_BYTES = Q_BYTES + 2 * RING * KV_BYTES;
-constexpr int SMEM = RING_BYTES + 1024;
+constexpr int E = 256, KEYS = 64, THREADS = 384;
+constexpr int KV_BYTES = KEYS * E * 2;
 
-struct bars {
-    uint64_t q, k_full[RING], k_empty[RING], v_full[RING], v_empty[RING];
-    uint64_t free, parts; /* the peers' rings; what they send */
+/* What the two ways need: S as in attn90_split. */
+template <int S> struct shape {
+    static constexpr int rows = 128 / S, ring = 1 + S;
+    static constexpr int q_bytes = rows * E * 2, smem = q_bytes + 2 * ring * KV_BYTES + 1024;
+};
+
+/* Block i lies in slot i % ring. Who waits for it must see every phase of its barrier, so with S = 2,
+ * where the blocks of a slot belong to the warpgroups in turns, each has barriers of its own. */
+template <int S> struct bars {
+    static constexpr int ring = shape<S>::ring, fulls = S * ring;
+    uint64_t q, k_full[fulls], v_full[fulls], k_empty[ring], v_empty[ring];
+
+    __device__ __forceinline__ void wait_k(int i) { mbar_wait(&k_full[i % fulls], i / fulls & 1); }
+    __device__ __forceinline__ void wait_v(int i) { mbar_wait(&v_full[i % fulls], i / fulls & 1); }
 };
 
 /* MN-major operand with 128-byte rows of 64 columns: blocks of 64 columns are KEYS · 128 bytes apart
@@ -43,32 +61,52 @@ static __device__ __forceinline__ uint64_t desc_mn128(const void *p)
            ((uint64_t)(1024 >> 4) << 32) | ((uint64_t)1 << 62);
 }
 
+/* A block of K or V: all of it, or this CTA's half of the columns, to both CTAs. */
+template <int S>
 static __device__ __forceinline__ void load_block(unsigned char *dst, const CUtensorMap *map,
-                                                  uint64_t *bar, int row, int rows)
+                                                  uint64_t *bar, int row, uint32_t rank)
 {
-    mbar_expect(bar, (uint32_t)(rows * E * 2));
+    mbar_expect(bar, KV_BYTES);
 #pragma unroll
-    for (int c = 0; c < 4; c++)
-        tma_load_2d(dst + c * rows * 128, map, bar, c * 64, row);
+    for (int i = 0; i < 4 / S; i++) {
+        int c = S == 1 ? i : (int)rank * 2 + i;
+        if (S == 1)
+            tma_load_2d(dst + c * KEYS * 128, map, bar, c * 64, row);
+        else
+            tma_load_2d_multicast(dst + c * KEYS * 128, map, bar, c * 64, row, 3);
+    }
 }
 
-static __device__ __forceinline__ void produce(const CUtensorMap &q, const CUtensorMap &k,
-                                               const CUtensorMap &v, unsigned char *smem, bars *b,
-                                               int q_row, int kv_row, int first, int last)
+/* Keys are S blocks ahead of their values: both warpgroups have scores to make first. */
+template <int S>
+static __device__ __forceinline__ void
+produce(const CUtensorMap &q, const CUtensorMap &k, const CUtensorMap &v, unsigned char *smem,
+        bars<S> *b, int q_row, int kv_row, int blocks, uint32_t rank)
 {
-    unsigned char *ks = smem + Q_BYTES, *vs = ks + RING * KV_BYTES;
-    if (last > first)
-        load_block(smem, &q, &b->q, q_row, ROWS);
-    for (int i = first; i < last; i++) {
-        int s = (i - first) % RING, phase = (i - first) / RING & 1;
-        mbar_wait(&b->k_empty[s], phase ^ 1);
-        load_block(ks + s * KV_BYTES, &k, &b->k_full[s], kv_row + i * KEYS, KEYS);
-        mbar_wait(&b->v_empty[s], phase ^ 1);
-        load_block(vs + s * KV_BYTES, &v, &b->v_full[s], kv_row + i * KEYS, KEYS);
+    constexpr int RING = shape<S>::ring;
+    unsigned char *ks = smem + shape<S>::q_bytes, *vs = ks + RING * KV_BYTES;
+    mbar_expect(&b->q, shape<S>::q_bytes);
+#pragma unroll
+    for (int c = 0; c < 4; c++)
+        tma_load_2d(smem + c * shape<S>::rows * 128, &q, &b->q, c * 64, q_row);
+    for (int i = 0; i < blocks + S - 1; i++) {
+        int j = i - (S - 1), slot = i % RING;
+        if (i < blocks) {
+            mbar_wait(&b->k_empty[slot], i / RING & 1 ^ 1);
+            load_block<S>(ks + slot * KV_BYTES, &k, &b->k_full[i % b->fulls], kv_row + i * KEYS,
+                          rank);
+        }
+        if (j >= 0) {
+            slot = j % RING;
+            mbar_wait(&b->v_empty[slot], j / RING & 1 ^ 1);
+            load_block<S>(vs + slot * KV_BYTES, &v, &b->v_full[j % b->fulls], kv_row + j * KEYS,
+                          rank);
+        }
     }
 }
 
 /* s[64 rows][64 keys] = q·kᵀ of one block, committed as one group. */
+template <int ROWS>
 static __device__ __forceinline__ void issue_scores(float (&s)[32], const unsigned char *q,
                                                     const unsigned char *k)
 {
@@ -140,59 +178,73 @@ static __device__ __forceinline__ void pack_p(uint32_t (&p)[4][4], const float (
             p[kk][i] = pack_bf16(s[8 * kk + 2 * i], s[8 * kk + 2 * i + 1]);
 }
 
-static __device__ __forceinline__ void release(uint64_t *bar)
+/* A slot is free: its next block, if there is one, may come. With S = 2 one warpgroup of each CTA has
+ * read it, and both CTAs' producers write it; nobody is told who might have left. */
+template <int S>
+static __device__ __forceinline__ void release(uint64_t *bar, int block, int blocks)
 {
-    if (threadIdx.x % 128 == 0)
+    int i = (int)threadIdx.x % 128;
+    if (block + shape<S>::ring >= blocks)
+        return;
+    if (S == 1 && i == 0)
         mbar_arrive(bar);
+    if (S == 2 && i < 2)
+        mbar_arrive_cluster(bar, (uint32_t)i);
 }
 
-/* A warpgroup without rows lets the blocks pass. */
-static __device__ __forceinline__ void pass(bars *b, int blocks)
+/* A warpgroup without rows lets its blocks pass. */
+template <int S> static __device__ __forceinline__ void pass(bars<S> *b, int first, int blocks)
 {
-    for (int i = 0; i < blocks; i++) {
+    constexpr int RING = shape<S>::ring;
+    mbar_wait(&b->q, 0); /* nobody leaves before what is sent to it has come */
+    for (int i = first; i < blocks; i += S) {
         int slot = i % RING;
-        mbar_wait(&b->k_full[slot], i / RING & 1);
-        release(&b->k_empty[slot]);
-        mbar_wait(&b->v_full[slot], i / RING & 1);
-        release(&b->v_empty[slot]);
+        b->wait_k(i);
+        release<S>(&b->k_empty[slot], i, blocks);
+        b->wait_v(i);
+        release<S>(&b->v_empty[slot], i, blocks);
     }
 }
 
+/* One warpgroup's blocks: first, first + S, … */
+template <int S>
 static __device__ __forceinline__ void attend(float (&o)[128], rows &r, unsigned char *smem,
-                                              bars *b, int q, int first, int last, int n_valid,
-                                              float scale_log2)
+                                              bars<S> *b, const unsigned char *qs, int first,
+                                              int blocks, int n_valid, float scale_log2)
 {
-    const unsigned char *qs = smem + q * 64 * 128, *ks = smem + Q_BYTES, *vs = ks + RING * KV_BYTES;
+    constexpr int RING = shape<S>::ring, ROWS = shape<S>::rows;
+    const unsigned char *ks = smem + shape<S>::q_bytes, *vs = ks + RING * KV_BYTES;
     float s[32];
     uint32_t p[4][4];
-    if (last <= first)
+    if (blocks <= first)
         return;
     mbar_wait(&b->q, 0);
-    mbar_wait(&b->k_full[0], 0);
-    issue_scores(s, qs, ks);
+    b->wait_k(first);
+    issue_scores<ROWS>(s, qs, ks + first * KV_BYTES);
     wgmma_wait<0>();
-    release(&b->k_empty[0]);
+    release<S>(&b->k_empty[first], first, blocks);
     softmax(s, r, first * KEYS, n_valid, scale_log2);
     pack_p(p, s);
-    for (int i = 1; i < last - first; i++) {
-        int slot = i % RING, before = (i - 1) % RING;
-        mbar_wait(&b->k_full[slot], i / RING & 1);
-        mbar_wait(&b->v_full[before], (i - 1) / RING & 1);
-        issue_scores(s, qs, ks + slot * KV_BYTES);
+    int last = first;
+    for (int i = first + S; i < blocks; i += S) {
+        int slot = i % RING, before = last % RING;
+        b->wait_k(i);
+        b->wait_v(last);
+        issue_scores<ROWS>(s, qs, ks + slot * KV_BYTES);
         issue_values(o, p, vs + before * KV_BYTES);
         wgmma_wait<1>();
-        release(&b->k_empty[slot]);
-        softmax(s, r, (first + i) * KEYS, n_valid, scale_log2);
+        release<S>(&b->k_empty[slot], i, blocks);
+        softmax(s, r, i * KEYS, n_valid, scale_log2);
         wgmma_wait<0>();
-        release(&b->v_empty[before]);
+        release<S>(&b->v_empty[before], last, blocks);
 #pragma unroll
         for (int j = 0; j < 128; j++)
             o[j] *= r.rescale[j / 2 % 2];
         pack_p(p, s);
+        last = i;
     }
-    int end = last - first - 1;
-    mbar_wait(&b->v_full[end % RING], end / RING & 1);
-    issue_values(o, p, vs + end % RING * KV_BYTES);
+    b->wait_v(last);
+    issue_values(o, p, vs + last % RING * KV_BYTES);
     wgmma_wait<0>();
 #pragma unroll
     for (int h = 0; h < 2; h++) {
@@ -211,12 +263,13 @@ static __device__ __forceinline__ void stmatrix4(uint32_t at, uint32_t a, uint32
                  : "memory");
 }
 
-/* Without a split a warp's own 16 rows are complete: through the place of their queries, which nobody
+/* With S = 1 a warp's own 16 rows are complete: through the place of their queries, which nobody
  * reads any more, to whole lines. 16-byte chunk c of a row of 64 values lies at c ^ row % 8. */
 static __device__ __forceinline__ void store_rows(const float (&o)[128], const rows &r,
                                                   unsigned char *smem, int row_in_tile,
                                                   __nv_bfloat16 *out, int row0, int n_rows)
 {
+    constexpr int ROWS = shape<1>::rows;
     int lane = threadIdx.x % 32;
     unsigned char *mine = smem + row_in_tile * 128; /* of the warp's first row */
     float inv[2] = { 1.0f / r.l[0], 1.0f / r.l[1] };
@@ -241,222 +294,166 @@ static __device__ __forceinline__ void store_rows(const float (&o)[128], const r
                                  ((lane % 8 ^ i % 8) * 16));
 }
 
-/* How S CTAs share a tile's sums: CTA c finishes column groups (of 8) begin(c) … begin(c + 1). What it
- * gets lies in a slot for each sender, a plane of 256 threads · 16 bytes for each group, and one more
- * for the rows' maxima and sums. */
-template <int S> struct parts {
-    static constexpr int most = (32 + S - 1) / S;
-    static constexpr int plane = 256 * 16, slot = plane * (1 + most);
-    static constexpr int staging = 131072, pitch = 272; /* an odd number of 16-byte chunks */
-    static_assert((S - 1) * slot <= staging && staging + ROWS * pitch <= RING_BYTES, "room");
-    static constexpr __host__ __device__ int begin(int c) { return 32 * c / S; }
-    static constexpr __host__ __device__ int width(int c) { return begin(c + 1) - begin(c); }
-};
+/* With S = 2: what warpgroup Q gets from the other lies in its slot, a plane of 128 threads · 16 bytes
+ * for each of its 16 groups of 8 columns, and one more for the rows' maxima and sums; then its rows,
+ * 256 bytes each, on their way to whole lines. */
+constexpr int PLANE = 128 * 16, SLOT = 17 * PLANE;
+constexpr int PITCH = 272; /* an odd number of 16-byte chunks */
+static_assert(2 * SLOT + 128 * PITCH <= shape<2>::smem - 1024, "room");
 
-/* Sends each peer the columns that it finishes and waits for this CTA's. A peer's memory is written
- * once it has said that its ring is free. */
-template <int S>
-static __device__ __forceinline__ void exchange(const float (&o)[128], const float4 &ml,
-                                                unsigned char *smem, bars *b, int rank)
+/* Both sums → the 128 columns from 128 · Q, all 64 rows. */
+template <int Q>
+static __device__ __forceinline__ void merge(const float (&o)[128], const rows &r,
+                                             unsigned char *smem, __nv_bfloat16 *out, int row0,
+                                             int n_rows, float scale_log2)
 {
-    using P = parts<S>;
-    int i = (int)threadIdx.x - 128;
-    if (i < S - 1)
-        mbar_arrive_cluster(&b->free, (uint32_t)(i + (i >= rank)));
-    mbar_wait(&b->free, 0);
+    int i = (int)threadIdx.x % 128, lane = i % 32;
+    unsigned char *to = smem + (1 - Q) * SLOT + i * 16, *from = smem + Q * SLOT + i * 16;
+    float4 mine = make_float4(r.m[0] * scale_log2, r.l[0], r.m[1] * scale_log2, r.l[1]);
+    bar_sync(1, 256); /* both are done with queries and ring */
+    *(float4 *)to = mine;
 #pragma unroll
-    for (int c = 0; c < S; c++)
-        if (c != rank) {
-            int slot = rank < c ? rank : rank - 1;
-            uint32_t at = mapa(smem_u32(smem) + slot * P::slot + i * 16, c);
-            uint32_t bar = mapa(smem_u32(&b->parts), c);
-            st_async(at, ml.x, ml.y, ml.z, ml.w, bar);
-#pragma unroll
-            for (int j = 0; j < P::most; j++)
-                if (j < P::width(c)) {
-                    const float *x = &o[4 * (P::begin(c) + j)];
-                    st_async(at + (1 + j) * P::plane, x[0], x[1], x[2], x[3], bar);
-                }
-        }
-    mbar_wait_cluster(&b->parts, 0);
-}
-
-/* Parts of all CTAs of the cluster → the columns of this one, all rows. */
-template <int S>
-static __device__ __forceinline__ void combine(const float (&o)[128], const float4 &ml,
-                                               unsigned char *smem, __nv_bfloat16 *out,
-                                               int row_in_tile, int row0, int n_rows, int rank)
-{
-    using P = parts<S>;
-    int i = (int)threadIdx.x - 128, lane = i % 32;
-    const unsigned char *in = smem + i * 16;
-    float4 got[S - 1];
-    float top[2] = { ml.x, ml.z }, w[2][S], sum[2] = { 0, 0 };
-#pragma unroll
-    for (int s = 0; s < S - 1; s++) {
-        got[s] = *(const float4 *)(in + s * P::slot);
-        top[0] = fmaxf(top[0], got[s].x);
-        top[1] = fmaxf(top[1], got[s].z);
+    for (int j = 0; j < 16; j++) {
+        const float *x = &o[64 * (1 - Q) + 4 * j];
+        *(float4 *)(to + (1 + j) * PLANE) = make_float4(x[0], x[1], x[2], x[3]);
     }
+    bar_sync(1, 256);
+    float4 other = *(const float4 *)from;
+    float w[2][2]; /* row, own or other */
 #pragma unroll
-    for (int s = 0; s < S; s++) { /* the last is this CTA */
-        float4 t = s < S - 1 ? got[s < S - 1 ? s : 0] : ml;
-        w[0][s] = t.x == -INFINITY ? 0.0f : ex2(t.x - top[0]);
-        w[1][s] = t.z == -INFINITY ? 0.0f : ex2(t.z - top[1]);
-        sum[0] += t.y * w[0][s];
-        sum[1] += t.w * w[1][s];
+    for (int h = 0; h < 2; h++) {
+        float m0 = h ? mine.z : mine.x, m1 = h ? other.z : other.x, top = fmaxf(m0, m1);
+        float w0 = m0 == -INFINITY ? 0.0f : ex2(m0 - top);
+        float w1 = m1 == -INFINITY ? 0.0f : ex2(m1 - top);
+        float sum = Q == 0 ? (h ? mine.w : mine.y) * w0 + (h ? other.w : other.y) * w1
+                           : (h ? other.w : other.y) * w1 + (h ? mine.w : mine.y) * w0;
+        w[h][0] = w0 * (1.0f / sum);
+        w[h][1] = w1 * (1.0f / sum);
     }
+    unsigned char *rows_at = smem + 2 * SLOT + (Q * 64 + i / 32 * 16) * PITCH; /* of the warp */
+    unsigned char *at = rows_at + lane / 4 * PITCH + lane % 4 * 4;
 #pragma unroll
-    for (int s = 0; s < S; s++) {
-        w[0][s] *= 1.0f / sum[0];
-        w[1][s] *= 1.0f / sum[1];
+    for (int j = 0; j < 16; j++) {
+        const float *x = &o[64 * Q + 4 * j];
+        float4 t = *(const float4 *)(from + (1 + j) * PLANE);
+        *(uint32_t *)(at + j * 16) =
+            pack_bf16(x[0] * w[0][0] + t.x * w[0][1], x[1] * w[0][0] + t.y * w[0][1]);
+        *(uint32_t *)(at + 8 * PITCH + j * 16) =
+            pack_bf16(x[2] * w[1][0] + t.z * w[1][1], x[3] * w[1][0] + t.w * w[1][1]);
     }
-    unsigned char *mine = smem + P::staging + row_in_tile * P::pitch;
-    unsigned char *to = mine + lane / 4 * P::pitch + lane % 4 * 4;
+    __syncwarp();
 #pragma unroll
-    for (int c = 0; c < S; c++)
-        if (c == rank) {
-#pragma unroll
-            for (int j = 0; j < P::most; j++) {
-                if (j >= P::width(c))
-                    break;
-                const float *x = &o[4 * (P::begin(c) + j)];
-                float4 a = make_float4(x[0] * w[0][S - 1], x[1] * w[0][S - 1], x[2] * w[1][S - 1],
-                                       x[3] * w[1][S - 1]);
-#pragma unroll
-                for (int s = 0; s < S - 1; s++) {
-                    float4 t = *(const float4 *)(in + s * P::slot + (1 + j) * P::plane);
-                    a.x += t.x * w[0][s];
-                    a.y += t.y * w[0][s];
-                    a.z += t.z * w[1][s];
-                    a.w += t.w * w[1][s];
-                }
-                *(uint32_t *)(to + j * 16) = pack_bf16(a.x, a.y);
-                *(uint32_t *)(to + 8 * P::pitch + j * 16) = pack_bf16(a.z, a.w);
-            }
-            __syncwarp();
-#pragma unroll
-            for (int k = 0; k < (16 * P::most + 31) / 32; k++) {
-                int at = k * 32 + lane, r = at / P::width(c), j = at % P::width(c);
-                int row = row0 + row_in_tile + r;
-                if (r < 16 && row < n_rows)
-                    ((uint4 *)(out + (size_t)row * E))[P::begin(c) + j] =
-                        *(const uint4 *)(mine + r * P::pitch + j * 16);
-            }
-        }
+    for (int k = 0; k < 8; k++) { /* two rows a step */
+        int n = k * 2 + lane / 16, row = row0 + i / 32 * 16 + n;
+        if (row < n_rows)
+            ((uint4 *)(out + (size_t)row * E))[16 * Q + lane % 16] =
+                *(const uint4 *)(rows_at + n * PITCH + lane % 16 * 16);
+    }
 }
 
 template <int S>
-static __device__ __forceinline__ void
-finish(const float (&o)[128], const rows &r, unsigned char *smem, bars *b, __nv_bfloat16 *out,
-       int row_in_tile, int row0, int n_rows, int rank, float scale_log2)
-{
-    float4 ml = make_float4(r.m[0] * scale_log2, r.l[0], r.m[1] * scale_log2, r.l[1]);
-    exchange<S>(o, ml, smem, b, rank);
-    combine<S>(o, ml, smem, out, row_in_tile, row0, n_rows, rank);
-}
-
-/* Barriers alone: their initialisation has its own fence, and no other data is published. */
-static __device__ __forceinline__ void cluster_arrive_relaxed(void)
-{
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-}
-static __device__ __forceinline__ void cluster_wait(void)
-{
-    asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
-}
-
 __global__ void __launch_bounds__(THREADS, 1)
     attn_bf16_sm90(const __grid_constant__ CUtensorMap q_map,
                    const __grid_constant__ CUtensorMap k_map,
                    const __grid_constant__ CUtensorMap v_map, __nv_bfloat16 *o_all,
-                   const attn90_segment *segments, int heads, int split, int kv_row_offset,
-                   float scale_log2)
+                   const attn90_segment *segments, int heads, int kv_row_offset, float scale_log2)
 {
+    constexpr int ROWS = shape<S>::rows;
     extern __shared__ unsigned char raw[];
-    __shared__ bars b;
+    __shared__ bars<S> b;
     unsigned char *smem = (unsigned char *)(((uintptr_t)raw + 1023) & ~(uintptr_t)1023);
-    uint32_t rank = split > 1 ? cluster_ctarank() : 0;
+    uint32_t rank = S > 1 ? cluster_ctarank() : 0;
     if (threadIdx.x == 0) {
         prefetch_tensormap(&q_map);
         prefetch_tensormap(&k_map);
         prefetch_tensormap(&v_map);
         mbar_init(&b.q, 1);
-        for (int i = 0; i < RING; i++) {
+        for (int i = 0; i < b.fulls; i++) {
             mbar_init(&b.k_full[i], 1);
             mbar_init(&b.v_full[i], 1);
+        }
+        for (int i = 0; i < b.ring; i++) {
             mbar_init(&b.k_empty[i], 2);
             mbar_init(&b.v_empty[i], 2);
         }
-        if (split > 1) {
-            mbar_init(&b.free, (uint32_t)split - 1);
-            mbar_init(&b.parts, 1);
-            int width = 32 * ((int)rank + 1) / split - 32 * (int)rank / split;
-            mbar_expect(&b.parts, (uint32_t)((split - 1) * (1 + width) * 4096));
-        }
         fence_mbar_init();
     }
-    __syncthreads();
-    attn90_segment seg = segments[(int)blockIdx.x / split];
+    if (S > 1)
+        cluster_sync_relaxed(); /* the peer's barriers exist before anything is sent to it */
+    else
+        __syncthreads();
+    attn90_segment seg = segments[blockIdx.x];
     pdl_wait();
     int row0 = (int)blockIdx.y * ROWS, n_rows = seg.n_rows * heads;
-    if (row0 >= n_rows)
-        return; /* the whole cluster leaves */
-    if (split > 1)
-        cluster_arrive_relaxed(); /* waited for before anything is sent to a peer */
+    if (row0 - (int)rank * ROWS >= n_rows)
+        return; /* the whole cluster leaves; a CTA without rows of its own stays and fetches */
     int blocks = (seg.n_rows + KEYS - 1) / KEYS;
-    int first = blocks * (int)rank / split, last = blocks * ((int)rank + 1) / split;
     __nv_bfloat16 *out = o_all + (size_t)seg.q_row * heads * E;
     if (threadIdx.x < 128) {
         setmaxnreg_dec<40>();
         if (threadIdx.x == 0)
-            produce(q_map, k_map, v_map, smem, &b, seg.q_row * heads + row0,
-                    seg.kv_row + kv_row_offset, first, last);
-        __syncwarp();
-        if (split > 1)
-            cluster_wait();
+            produce<S>(q_map, k_map, v_map, smem, &b, seg.q_row * heads + row0,
+                       seg.kv_row + kv_row_offset, blocks, rank);
     } else {
         setmaxnreg_inc<232>();
         int q = (int)threadIdx.x / 128 - 1;
-        int lane = (int)threadIdx.x % 32;
-        int row = q * 64 + (int)threadIdx.x / 32 % 4 * 16 + lane / 4;
+        int mine = S == 1 ? q * 64 : 0; /* first of the warpgroup's rows */
         float o[128];
 #pragma unroll
         for (int j = 0; j < 128; j++)
             o[j] = 0;
         rows r = { { -INFINITY, -INFINITY }, { 0, 0 }, { 0, 0 } };
-        if (row0 + q * 64 < n_rows)
-            attend(o, r, smem, &b, q, first, last, seg.n_valid, scale_log2);
+        if (row0 + mine < n_rows)
+            attend<S>(o, r, smem, &b, smem + mine * 128, S == 1 ? 0 : q, blocks, seg.n_valid,
+                      scale_log2);
         else
-            pass(&b, last - first);
+            pass<S>(&b, S == 1 ? 0 : q, blocks);
         pdl_launch();
-        int first_row = row - lane / 4; /* of the warp */
-        if (split == 1) {
-            store_rows(o, r, smem, first_row, out, row0, n_rows);
-        } else {
-            asm volatile("bar.sync 1, 256;" ::: "memory"); /* both are done with the ring */
-            cluster_wait();
-            if (split == 2)
-                finish<2>(o, r, smem, &b, out, first_row, row0, n_rows, (int)rank, scale_log2);
-            else if (split == 3)
-                finish<3>(o, r, smem, &b, out, first_row, row0, n_rows, (int)rank, scale_log2);
-            else
-                finish<4>(o, r, smem, &b, out, first_row, row0, n_rows, (int)rank, scale_log2);
-        }
+        if (S == 1)
+            store_rows(o, r, smem, mine + (int)threadIdx.x / 32 % 4 * 16, out, row0, n_rows);
+        else if (q == 0)
+            merge<0>(o, r, smem, out, row0, n_rows, scale_log2);
+        else
+            merge<1>(o, r, smem, out, row0, n_rows, scale_log2);
     }
     /* Nobody is left behind: a CTA waits for all that is sent to it. */
+}
+
+template <int S>
+cudaError_t launch(const struct attn90 *p, int kv_row_offset, int pdl, cudaStream_t stream)
+{
+    cudaError_t e = cudaFuncSetAttribute(
+        attn_bf16_sm90<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, shape<S>::smem);
+    if (e != cudaSuccess)
+        return e;
+    cudaLaunchAttribute attr[2] = {};
+    attr[0].id = cudaLaunchAttributeClusterDimension;
+    attr[0].val.clusterDim.y = S;
+    attr[0].val.clusterDim.x = attr[0].val.clusterDim.z = 1;
+    attr[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attr[1].val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t cfg = {};
+    int tiles = attn90_tiles(p->max_rows, p->heads, S);
+    /* Samples fastest: their last tiles, which may be half empty, come last. */
+    cfg.gridDim = dim3((unsigned)p->n_segments, (unsigned)tiles);
+    cfg.blockDim = dim3(THREADS);
+    cfg.dynamicSmemBytes = shape<S>::smem;
+    cfg.stream = stream;
+    cfg.attrs = attr;
+    cfg.numAttrs = pdl ? 2 : 1;
+    return cudaLaunchKernelEx(&cfg, attn_bf16_sm90<S>, p->q, p->k, p->v, (__nv_bfloat16 *)p->o,
+                              p->segments, p->heads, kv_row_offset, p->scale * 1.4426950408889634f);
 }
 
 } // namespace
 
 extern "C" int attn90_split(int max_rows, int heads, int n_segments, int n_sms)
 {
-    int tiles = (max_rows * heads + ROWS - 1) / ROWS * n_segments;
     int blocks = (max_rows + KEYS - 1) / KEYS, best = 1;
     long best_cost = 0;
-    for (int s = 1; s <= 4; s++) {
-        long waves = ((long)tiles * s + n_sms - 1) / n_sms;
-        long cost = waves * ((blocks + s - 1) / s + (s > 1 ? 2 : 1)); /* in key blocks */
+    for (int s = 1; s <= 2; s++) {
+        long ctas = (long)attn90_tiles(max_rows, heads, s) * n_segments;
+        long cost = (ctas + n_sms - 1) / n_sms * ((blocks + s - 1) / s + 1); /* in key blocks */
         if (s == 1 || cost < best_cost) {
             best = s;
             best_cost = cost;
@@ -478,7 +475,7 @@ extern "C" CUresult attn90_plan(struct attn90 *plan, tensor_map_encode_fn encode
     plan->max_rows = max_rows;
     plan->split = split;
     plan->scale = scale;
-    CUresult r = tensor_map_2d(encode, &plan->q, q, (long)q_rows * heads, E, E, ROWS);
+    CUresult r = tensor_map_2d(encode, &plan->q, q, (long)q_rows * heads, E, E, 128 / split);
     if (r == CUDA_SUCCESS)
         r = tensor_map_2d(encode, &plan->k, k, kv_rows, E, E, KEYS);
     if (r == CUDA_SUCCESS)
@@ -489,26 +486,6 @@ extern "C" CUresult attn90_plan(struct attn90 *plan, tensor_map_encode_fn encode
 extern "C" cudaError_t attn90_launch(const struct attn90 *plan, int kv_row_offset, int pdl,
                                      cudaStream_t stream)
 {
-    cudaError_t e =
-        cudaFuncSetAttribute(attn_bf16_sm90, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM);
-    if (e != cudaSuccess)
-        return e;
-    cudaLaunchAttribute attr[2] = {};
-    attr[0].id = cudaLaunchAttributeClusterDimension;
-    attr[0].val.clusterDim.x = (unsigned)plan->split;
-    attr[0].val.clusterDim.y = attr[0].val.clusterDim.z = 1;
-    attr[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attr[1].val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t cfg = {};
-    int tiles = (plan->max_rows * plan->heads + ROWS - 1) / ROWS;
-    /* Samples fastest: their last tiles, which may be half empty, come last. */
-    cfg.gridDim = dim3((unsigned)(plan->n_segments * plan->split), (unsigned)tiles);
-    cfg.blockDim = dim3(THREADS);
-    cfg.dynamicSmemBytes = SMEM;
-    cfg.stream = stream;
-    cfg.attrs = attr;
-    cfg.numAttrs = pdl ? 2 : 1;
-    return cudaLaunchKernelEx(&cfg, attn_bf16_sm90, plan->q, plan->k, plan->v,
-                              (__nv_bfloat16 *)plan->o, plan->segments, plan->heads, plan->split,
-                              kv_row_offset, plan->scale * 1.4426950408889634f);
+    return plan->split == 1 ? launch<1>(plan, kv_row_offset, pdl, stream)
+                            : launch<2>(plan, kv_row_offset, pdl, stream);
 }

@@ -5,6 +5,8 @@
 
 #include "tensor_map.h"
 
+#include <cuda_runtime_api.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -29,7 +31,8 @@ struct attn90 {
     float scale;
 };
 
-/* CTAs of a cluster that share a tile's keys, for n_segments samples of max_rows tokens. Pure. */
+/* 1: the warpgroups of a CTA share rows' tiles; 2: they share keys, and a cluster of two CTAs the tiles.
+ * For n_segments samples of max_rows tokens. Pure. */
 int attn90_split(int max_rows, int heads, int n_segments, int n_sms);
 
 CUresult attn90_plan(struct attn90 *plan, tensor_map_encode_fn encode, const void *q, int q_rows,
