@@ -50,7 +50,7 @@ template <int T, int CT, int CF, int KS> struct shape {
 };
 
 struct args {
-    int m, n, ldy, k_blocks, token_groups, parts_n, parts_width;
+    int m, n, ldy, k_blocks, parts_n, parts_width;
     float *part;
     const float *a, *b;
     void *y;
@@ -76,9 +76,8 @@ struct place {
         ct = (int)rank % CT;
         cf = (int)rank / CT % CF;
         kt = (int)rank / (CT * CF);
-        int c = (int)blockIdx.x / (CT * CF * KS);
-        token0 = (c % g.token_groups * CT + ct) * TOKENS;
-        feature0 = (c / g.token_groups * CF + cf) * T;
+        token0 = ((int)blockIdx.x / (CT * CF * KS) * CT + ct) * TOKENS;
+        feature0 = ((int)blockIdx.y * CF + cf) * T;
         k0 = g.k_blocks * kt / KS;
         k1 = g.k_blocks * (kt + 1) / KS;
     }
@@ -86,73 +85,82 @@ struct place {
 
 /* ---------------------------------------------------------------- producer */
 
+/* One lane of a warp that is one branch: the form whose copies take their operands from uniform
+ * registers as they are. Shared addresses. */
 template <int T, int CT, int CF, int KS> struct producer {
     using S = shape<T, CT, CF, KS>;
     const CUtensorMap *x_map, *w_map, *r_map;
-    unsigned char *ring;
-    uint64_t *full, *empty, once;
+    uint32_t ring, full, empty;
+    uint64_t once;
     place p;
 
     /* This CTA's share of the weight tile, to every token tile of the cluster. */
     __device__ __forceinline__ void weights(int stage, int k) const
     {
         constexpr int rows = T / CT;
-        unsigned char *to = ring + stage * S::stage_bytes + S::x_bytes + p.ct * rows * 128;
+        uint32_t to = ring + (uint32_t)(stage * S::stage_bytes + S::x_bytes + p.ct * rows * 128);
         int r = p.feature0 + p.ct * rows;
-        tma_load_2d_multicast(to, w_map, &full[stage], k * BLOCK_K, r,
+        tma_load_2d_multicast(to, w_map, full + stage * 8, (p.k0 + k) * BLOCK_K, r,
                               (uint16_t)(((1 << CT) - 1) << (p.rank - p.ct)), once);
     }
     __device__ __forceinline__ void tokens(int stage, int k) const
     {
         constexpr int rows = TOKENS / CF;
-        unsigned char *to = ring + stage * S::stage_bytes + p.cf * rows * 128;
+        uint32_t to = ring + (uint32_t)(stage * S::stage_bytes + p.cf * rows * 128);
         int r = p.token0 + p.cf * rows;
         if (CF == 1) {
-            tma_load_2d(to, x_map, &full[stage], k * BLOCK_K, r);
+            tma_load_2d(to, x_map, full + stage * 8, (p.k0 + k) * BLOCK_K, r);
         } else {
             uint32_t mask = 0;
 #pragma unroll
             for (int i = 0; i < CF; i++)
                 mask |= 1u << (p.kt * CT * CF + i * CT + p.ct);
-            tma_load_2d_multicast(to, x_map, &full[stage], k * BLOCK_K, r, (uint16_t)mask);
+            tma_load_2d_multicast(to, x_map, full + stage * 8, (p.k0 + k) * BLOCK_K, r,
+                                  (uint16_t)mask);
         }
     }
     /* ADD: the residual follows the last stage, 64 rows a stage, one for each consumer. */
     template <int MODE> __device__ __forceinline__ void run() const
     {
-        int n = p.k1 - p.k0, early = n < EARLY ? n : EARLY;
-        for (int k = 0; k < early; k++) {
-            mbar_expect(&full[k], S::stage_bytes);
-            weights(k, p.k0 + k);
-        }
+        int n = p.k1 - p.k0;
+#pragma unroll
+        for (int k = 0; k < EARLY; k++)
+            if (k < n) {
+                mbar_expect(full + k * 8, S::stage_bytes);
+                weights(k, k);
+            }
         pdl_wait();
-        for (int k = 0; k < early; k++)
-            tokens(k, p.k0 + k);
-        int stage = early;
+#pragma unroll
+        for (int k = 0; k < EARLY; k++)
+            if (k < n)
+                tokens(k, k);
+        int stage = n < EARLY ? n : EARLY;
         uint32_t phase = 1; /* a barrier's phase before its first counts as complete */
-        for (int k = early; k < n; k++) {
-            if (stage == S::stages) {
+#pragma unroll 1
+        for (int k = EARLY; k < n; k++) {
+            mbar_wait(empty + stage * 8, phase);
+            mbar_expect(full + stage * 8, S::stage_bytes);
+            tokens(stage, k);
+            weights(stage, k);
+            if (++stage == S::stages) {
                 stage = 0;
                 phase ^= 1;
             }
-            mbar_wait(&empty[stage], phase);
-            mbar_expect(&full[stage], S::stage_bytes);
-            weights(stage, p.k0 + k);
-            tokens(stage, p.k0 + k);
-            stage++;
         }
         if (MODE == VIS90_ADD)
+#pragma unroll 1
             for (int q = 0; q < 2; q++) {
-                if (stage == S::stages) {
+                mbar_wait(empty + stage * 8, phase);
+                mbar_expect(full + stage * 8, 64 * S::width * 4);
+#pragma unroll
+                for (int i = 0; i < S::width / 16; i++)
+                    tma_load_2d(ring + (uint32_t)(stage * S::stage_bytes + i * OLD_PANEL), r_map,
+                                full + stage * 8, p.feature0 + p.kt * S::width + 16 * i,
+                                p.token0 + 64 * q);
+                if (++stage == S::stages) {
                     stage = 0;
                     phase ^= 1;
                 }
-                mbar_wait(&empty[stage], phase);
-                mbar_expect(&full[stage], 64 * S::width * 4);
-                for (int i = 0; i < S::width / 16; i++)
-                    tma_load_2d(ring + stage * S::stage_bytes + i * OLD_PANEL, r_map, &full[stage],
-                                p.feature0 + p.kt * S::width + 16 * i, p.token0 + 64 * q);
-                stage++;
             }
     }
 };
@@ -228,50 +236,54 @@ static __device__ __forceinline__ void gather_rows(const args &g, const place &p
 
 /* ---------------------------------------------------------------- consumers */
 
-/* Tells every CTA that writes this ring that a stage is free. */
-template <int CT, int CF>
-static __device__ __forceinline__ void release(uint64_t *empty, const place &p)
+/* mbar_arrive_cluster at a mapped address without a branch: one here would stand between products. */
+static __device__ __forceinline__ void arrive_mapped_if(int yes, uint32_t bar)
 {
-    int i = (int)threadIdx.x % 128;
-    if (i < CT + CF - 1) {
-        int base = p.kt * CT * CF;
-        int to =
-            i < CT ? base + p.cf * CT + i : base + (i - CT + (i - CT >= p.cf ? 1 : 0)) * CT + p.ct;
-        if (CT * CF == 1)
-            mbar_arrive(empty);
-        else
-            mbar_arrive_cluster(empty, (uint32_t)to);
-    }
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %0, 0;\n"
+                 "@p mbarrier.arrive.shared::cluster.b64 _, [%1];\n}" ::"r"(yes),
+                 "r"(bar)
+                 : "memory");
 }
 
-/* `after`: stages that the producer fills behind the products'. Every piece of K has a stage. */
+/* `after`: stages that the producer fills behind the products'. Every piece of K has a stage. A turn of
+ * the ring is unrolled; descriptors are a warpgroup's low word and a constant, so that they stay in
+ * uniform registers. */
 template <int T, int CT, int CF, int KS>
-static __device__ __forceinline__ void main_loop(float (&d)[T / 2], unsigned char *ring,
-                                                 uint64_t *full, uint64_t *empty, const place &p,
-                                                 int after)
+static __device__ __forceinline__ void main_loop(float (&d)[T / 2], uint32_t ring, uint32_t full,
+                                                 uint32_t empty, const place &p, int after)
 {
     using S = shape<T, CT, CF, KS>;
-    int q = (int)threadIdx.x / 128 - 1, stage = 0, last = -1, n = p.k1 - p.k0;
+    const uint64_t high = desc_k128(nullptr) & 0xFFFFFFFF00000000u;
+    int q = warp_uniform((int)threadIdx.x / 128) - 1, n = p.k1 - p.k0;
+    uint32_t a0 = (ring + (uint32_t)q * 64 * 128) >> 4 | 1u << 16;
+    uint32_t b0 = (ring + S::x_bytes) >> 4 | 1u << 16;
+    /* Every CTA that writes this ring is told that a stage is free, if it waits for it. */
+    int i = (int)threadIdx.x % 128, first = p.kt * CT * CF;
+    int to =
+        i < CT ? first + p.cf * CT + i : first + (i - CT + (i - CT >= p.cf ? 1 : 0)) * CT + p.ct;
+    uint32_t writer = mapa(empty, (uint32_t)(i < S::writers ? to : first));
+    int told = i < S::writers ? n + after - S::stages : 0;
     uint32_t phase = 0;
-    for (int k = 0; k < n; k++) {
-        mbar_wait(&full[stage], phase);
-        unsigned char *s = ring + stage * S::stage_bytes;
-        uint64_t a = desc_k128(s + q * 64 * 128), b = desc_k128(s + S::x_bytes);
-        wgmma_fence();
+    for (int k0 = 0;; k0 += S::stages) {
 #pragma unroll
-        for (int kk = 0; kk < BLOCK_K / 16; kk++)
-            mma<T>(d, a + 2 * kk, b + 2 * kk, k | kk);
-        wgmma_commit();
-        wgmma_wait<1>(); /* the stage before this one has been read */
-        if (last >= 0 && k - 1 + S::stages < n + after) /* somebody waits for it */
-            release<CT, CF>(&empty[last], p);
-        last = stage;
-        if (++stage == S::stages) {
-            stage = 0;
-            phase ^= 1;
+        for (int s = 0; s < S::stages; s++) {
+            int k = k0 + s;
+            if (k >= n) {
+                wgmma_wait<0>();
+                return;
+            }
+            mbar_wait(full + s * 8, phase);
+            wgmma_fence();
+#pragma unroll
+            for (int kk = 0; kk < BLOCK_K / 16; kk++)
+                mma<T>(d, high | (a0 + s * (S::stage_bytes / 16) + 2 * kk),
+                       high | (b0 + s * (S::stage_bytes / 16) + 2 * kk), k | kk);
+            wgmma_commit();
+            wgmma_wait<1>(); /* the stage before this one has been read */
+            arrive_mapped_if(k > 0 && k <= told, writer + (s ? s - 1 : S::stages - 1) * 8);
         }
+        phase ^= 1;
     }
-    wgmma_wait<0>();
 }
 
 /* v · 1 / (1 + exp(-2z)), z = sqrt(2/π)(v + 0.044715 v³). Two features share a reciprocal; 2^40 bounds
@@ -544,12 +556,18 @@ __global__ void __launch_bounds__(THREADS, 1)
     pdl_launch();
     if (threadIdx.x < 128) {
         setmaxnreg_dec<56>();
-        if (threadIdx.x == 0)
-            producer<T, CT, CF, KS>{
-                &x_map, &w_map, &r_map, ring, full, empty, policy_evict_first(), p
-            }
-                .template run<MODE>();
-        else if (threadIdx.x >= 32) {
+        if (warp_uniform((int)threadIdx.x / 32) == 0) {
+            if (elect_one())
+                producer<T, CT, CF, KS>{ &x_map,
+                                         &w_map,
+                                         &r_map,
+                                         smem_u32(ring),
+                                         smem_u32(full),
+                                         smem_u32(empty),
+                                         policy_evict_first(),
+                                         p }
+                    .template run<MODE>();
+        } else {
             gather_vectors<T>(g, p, vab);
             if (MODE != VIS90_ADD) {
                 pdl_wait();
@@ -567,7 +585,7 @@ __global__ void __launch_bounds__(THREADS, 1)
             static_assert(S::stages > 2 * OUT && 64 * W * 4 <= S::stage_bytes, "");
             int warp = (int)threadIdx.x / 32 - 4, n = p.k1 - p.k0;
             float2 x[W / 4];
-            main_loop<T, CT, CF, KS>(d, ring, full, empty, p, 2);
+            main_loop<T, CT, CF, KS>(d, smem_u32(ring), smem_u32(full), smem_u32(empty), p, 2);
             if (KS > 1)
                 send_parts<T, CT, CF, KS>(d, parts, parts_here, p);
             facts_wait();
@@ -580,7 +598,7 @@ __global__ void __launch_bounds__(THREADS, 1)
                          ring + out * S::stage_bytes);
         } else {
             /* What these warps write and read was ordered by the producer's wait. */
-            main_loop<T, CT, CF, KS>(d, ring, full, empty, p, 0);
+            main_loop<T, CT, CF, KS>(d, smem_u32(ring), smem_u32(full), smem_u32(empty), p, 0);
             facts_wait();
             if constexpr (MODE == VIS90_F32)
                 store_f32<T>(d, row_facts, vab, g, p);
@@ -665,7 +683,6 @@ cudaError_t launch(const struct vis90_gemm *g, int pdl, cudaStream_t stream)
     a.n = g->n;
     a.ldy = g->ldy ? g->ldy : g->n;
     a.k_blocks = (g->k + BLOCK_K - 1) / BLOCK_K;
-    a.token_groups = (g->m + CT * TOKENS - 1) / (CT * TOKENS);
     a.parts_n = g->parts.n;
     a.parts_width = g->parts.width;
     a.part = g->parts.part;
@@ -681,7 +698,8 @@ cudaError_t launch(const struct vis90_gemm *g, int pdl, cudaStream_t stream)
     attr[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attr[1].val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t cfg = {};
-    cfg.gridDim = dim3((unsigned)(a.token_groups * ((g->n + CF * T - 1) / (CF * T)) * S::ctas));
+    cfg.gridDim = dim3((unsigned)((g->m + CT * TOKENS - 1) / (CT * TOKENS) * S::ctas),
+                       (unsigned)((g->n + CF * T - 1) / (CF * T)));
     cfg.blockDim = dim3(THREADS);
     cfg.dynamicSmemBytes = S::smem;
     cfg.stream = stream;
