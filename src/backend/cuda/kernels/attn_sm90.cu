@@ -453,7 +453,8 @@ extern "C" int attn90_split(int max_rows, int heads, int n_segments, int n_sms)
     long best_cost = 0;
     for (int s = 1; s <= 2; s++) {
         long ctas = (long)attn90_tiles(max_rows, heads, s) * n_segments;
-        long cost = (ctas + n_sms - 1) / n_sms * ((blocks + s - 1) / s + 1); /* in key blocks */
+        /* in key blocks: start, exchange and end of a CTA are worth five */
+        long cost = (ctas + n_sms - 1) / n_sms * ((blocks + s - 1) / s + 5);
         if (s == 1 || cost < best_cost) {
             best = s;
             best_cost = cost;
