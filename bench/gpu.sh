@@ -23,7 +23,8 @@ for part in ${PARTS:-latency batch kernels report}; do
     case $part in
     latency) bench $named --n 300 --warmup 20 --json --append "$kept.jsonl" ;;
     batch)
-        bench pi0-788 --batch 2,4,8,16,32,64 --n 200 --warmup 3 --json --append "$kept.jsonl"
+        bench pi0-788 --batch 2,4,8,16 --n 200 --warmup 3 --json --append "$kept.jsonl"
+        bench pi0-788 --batch 32,64 --n 100 --warmup 3 --json --append "$kept.jsonl"
         bench pi0-788 --batch 128 --n 20 --warmup 2 --json --append "$kept.jsonl"
         ;;
     kernels)
