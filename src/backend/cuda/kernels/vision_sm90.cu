@@ -14,10 +14,9 @@
  *              KS = 2:  CTA r keeps columns [r·T/2, (r+1)·T/2) and sends the others to their owner
  *
  * Budget:    768 tokens, one layer: 23.4 GFLOP, 30 MB of weights → bound by arithmetic, 30 µs at
- *            773 TFLOP/s. Per k16 step a CTA needs T tensor cycles and 64 + 3T/4 of shared memory, so
- *            T ≥ 176 where it can be had.
- * Now:       µs a launch, check_vision_sm90 --bench, NVIDIA H200, 2026-11-22: qkv 10.2, o 7.3, fc1 13.3,
- *            fc2 15.0 at 768 tokens; 8.7, 6.1, 10.4, 12.2 at 512; docs/worklog-vision.md.
+ *            773 TFLOP/s. A k16 step is T tensor cycles, which main loops take within 4 %.
+ * Now:       µs a launch, chains apart from each other, NVIDIA H200, 2026-11-22: qkv 10.4, o 7.4, fc1
+ *            13.5, fc2 15.2 at 768 tokens; 8.7, 6.2, 10.7, 12.4 at 512; docs/worklog-vision.md.
  * Rounding:  one at each bf16 store; statistics, residual, bias and GELU in float32. */
 #include "vision_sm90.h"
 #include "wgmma_sm90.cuh"
