@@ -155,8 +155,10 @@ static void verdict(const char *what, struct sfx90_tile t, int m, int k, double 
 {
     int ok = r < 4e-3 && same && guard && alone;
     if (!ok || getenv("VERBOSE"))
-        printf("%s %-10s T=%d split=%d share=%d M=%d K=%d rel_l2=%.2e same=%d guard=%d alone=%d\n",
-               ok ? "pass" : "FAIL", what, t.tokens, t.split, t.share, m, k, r, same, guard, alone);
+        printf("%s %-10s T=%d split=%d share=%d groups=%d turns=%d M=%d K=%d rel_l2=%.2e same=%d "
+               "guard=%d alone=%d\n",
+               ok ? "pass" : "FAIL", what, t.tokens, t.split, t.share, t.groups, t.turns, m, k, r,
+               same, guard, alone);
     ok ? n_passed++ : n_failed++;
 }
 
@@ -358,7 +360,7 @@ static void check_attention(int n, int horizon, int n_state, int query_state, in
     }
     int alone =
         !memcmp(&got[1][(size_t)pick * 2048], &got[2][(size_t)pick * 2048], (size_t)horizon * 4096);
-    struct sfx90_tile t = { horizon, split, query_state, 1 };
+    struct sfx90_tile t = { horizon, split, query_state, 1, 1 };
     verdict("attention", t, n, keys, rel(wide(got[1]), want), got[0] == got[1], guard, alone);
     for (void *p : { (void *)q, (void *)k, (void *)v, (void *)o, (void *)ds, (void *)ref })
         CK(cudaFree(p));
@@ -460,7 +462,7 @@ static void check_step(int rows, int pi05, int with_end, int with_begin)
         act[0] == act[1] && hu[0] == hu[1] && !memcmp(hy[0].data(), hy[1].data(), hy[0].size() * 4);
     double r = fmax(rel_of(got, want), uw.empty() ? 0 : rel_of(ug, uw));
     guard &= r < 2e-5 && worst < 8e-3; /* float32, and two bf16 for u */
-    struct sfx90_tile t = { pi05, with_end, with_begin, 1 };
+    struct sfx90_tile t = { pi05, with_end, with_begin, 1, 1 };
     verdict("step", t, rows, W, r, same, guard, 1);
     for (void *p : { (void *)x, (void *)scale, (void *)shift, (void *)out_w, (void *)out_b,
                      (void *)wt, (void *)c, (void *)gain, (void *)actions, (void *)y, (void *)part,
@@ -479,29 +481,26 @@ static void check_all(void)
     static const int m[] = { 1,   7,   20,  22,  24,  40,  51,  80,  81,  88,
                              100, 128, 160, 176, 200, 250, 255, 320, 400, 640 };
     for (int rows : m) {
-        for (int split : { 1, 2 })
-            check_gemm(SFX90_QKV, { sfx90_tile(SFX90_QKV, rows, n_sms).tokens, split, 1, 1 }, rows,
-                       1024, split - 1);
         int tokens = sfx90_tile(SFX90_QKV, rows, n_sms).tokens;
+        for (int split : { 1, 2 })
+            check_gemm(SFX90_QKV, { tokens, split, 1, 1, 1 }, rows, 1024, split - 1);
+        if (tokens <= 104) {
+            check_gemm(SFX90_QKV, { tokens, 1, 1, 1, 2 }, rows, 1024, 1);
+            for (int k : { 2048, 3072, 4096 })
+                check_gemm(SFX90_ADD, { tokens, 4, 1, 1, 2 }, rows, k, k == 4096);
+        }
         for (int share : { 1, 2 }) {
             if (tokens >= 104)
-                check_gemm(SFX90_QKV, { tokens, 1, share, 2 }, rows, 1024, share - 1);
-            if (tokens >= 80)
-                check_gemm(SFX90_GEGLU, { tokens, 1, share, 2 }, rows, 1024, share - 1);
+                check_gemm(SFX90_QKV, { tokens, 1, share, 2, 1 }, rows, 1024, share - 1);
+            check_gemm(SFX90_GEGLU, { tokens, 1, share, 2, 1 }, rows, 1024, share - 1);
         }
         for (int share : { 1, 2, 4 })
-            check_gemm(SFX90_GEGLU, { sfx90_tile(SFX90_GEGLU, rows, n_sms).tokens, 1, share, 1 },
-                       rows, 1024, share > 1);
-        for (int k : { 2048, 4096 })
-            for (int split : { 2, 4, 8 }) {
-                struct sfx90_tile t = { sfx90_tile(SFX90_ADD, rows, n_sms).tokens, split,
-                                        split == 2 ? 2 : 1, 1 };
-                if (split < 8 || t.tokens <= 104)
-                    check_gemm(SFX90_ADD, t, rows, k, split == 4);
-                t.groups = 2;
-                if (split == 8 && tokens >= 80 && tokens <= 104)
-                    check_gemm(SFX90_ADD, t, rows, k, k == 4096);
-            }
+            check_gemm(SFX90_GEGLU, { tokens, 1, share, 1, 1 }, rows, 1024, share > 1);
+        for (int k : { 2048, 3072, 4096 })
+            for (int split : { 2, 4, 8 })
+                if (split < 8 || tokens <= 104)
+                    check_gemm(SFX90_ADD, { tokens, split, split == 2 ? 2 : 1, 1, 1 }, rows, k,
+                               split == 4);
     }
     for (int split : { 1, 2, 3, 4, 5, 6, 8 })
         for (int keys : { 1, 62, 64, 130, 532, 788, 968 })
@@ -577,8 +576,8 @@ static void bench(int batch, int horizon, int n_state, int prefix)
             p.tile = sfx90_tile(p.mode, m, n_sms);
             const char *e = getenv(i == 0 ? "QKV" : i == 1 ? "O" : i == 2 ? "GU" : "DOWN");
             if (e)
-                sscanf(e, "%d,%d,%d,%d", &p.tile.tokens, &p.tile.split, &p.tile.share,
-                       &p.tile.groups);
+                sscanf(e, "%d,%d,%d,%d,%d", &p.tile.tokens, &p.tile.split, &p.tile.share,
+                       &p.tile.groups, &p.tile.turns);
             p.part = part, p.rows = dr, p.cos_sin = cs;
             p.q = (uint16_t *)q;
             p.kc = (uint16_t *)k + (size_t)l * layer_kv * 256;
@@ -631,8 +630,8 @@ static void bench(int batch, int horizon, int n_state, int prefix)
         if (i == 4)
             printf("  %s (%d) %.2f", name[i], a.split, t / (3 * L));
         else
-            printf("  %s (%d,%d,%d,%d) %.2f", name[i], g[i].tile.tokens, g[i].tile.split,
-                   g[i].tile.share, g[i].tile.groups, t / (3 * L));
+            printf("  %s (%d,%d,%d,%d,%d) %.2f", name[i], g[i].tile.tokens, g[i].tile.split,
+                   g[i].tile.share, g[i].tile.groups, g[i].tile.turns, t / (3 * L));
     }
     auto all = [&](int with) {
         return graph_us([&]() {

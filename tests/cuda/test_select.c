@@ -217,11 +217,17 @@ static void suffix_tiles(void **state)
     (void)state;
     struct sfx90_tile t = sfx90_tile(SFX90_ADD, 80, 132);
     assert_int_equal(t.tokens, 80);
+    assert_int_equal(t.split, 4);
+    assert_int_equal(t.turns, 2);
+    t = sfx90_tile(SFX90_ADD, 20, 132);
     assert_int_equal(t.split, 8);
-    assert_int_equal(t.groups, 2);
+    assert_int_equal(t.turns, 1);
+    t = sfx90_tile(SFX90_QKV, 51, 132);
+    assert_int_equal(t.split, 1);
+    assert_int_equal(t.turns, 2);
     t = sfx90_tile(SFX90_GEGLU, 51, 132);
     assert_int_equal(t.tokens, 56);
-    assert_int_equal(t.groups, 1);
+    assert_int_equal(t.groups, 2);
     assert_int_equal(t.share, 1);
     t = sfx90_tile(SFX90_GEGLU, 160, 132);
     assert_int_equal(t.groups, 2);
@@ -236,10 +242,18 @@ static void suffix_tiles(void **state)
             assert_in_range(t.split * t.share, 1, 8);
             assert_true(t.split < 8 || t.tokens <= 104);
             assert_true(t.groups == 1 || t.groups == 2);
+            assert_true(t.turns == 1 || t.turns == 2);
             if (t.groups == 2) { /* what the kernels are compiled for */
-                assert_int_equal(t.split, mode == SFX90_ADD ? 8 : 1);
-                assert_in_range(t.tokens, mode == SFX90_QKV ? 104 : 80,
-                                mode == SFX90_ADD ? 104 : 208);
+                assert_int_not_equal(mode, SFX90_ADD);
+                assert_int_equal(t.split, 1);
+                assert_int_equal(t.turns, 1);
+                assert_in_range(t.tokens, mode == SFX90_QKV ? 104 : 24, 208);
+            }
+            if (t.turns == 2) {
+                assert_int_not_equal(mode, SFX90_GEGLU);
+                assert_int_equal(t.split, mode == SFX90_ADD ? 4 : 1);
+                assert_int_equal(t.share, 1);
+                assert_in_range(t.tokens, 24, 104);
             }
         }
     assert_int_equal(sfx90_attn_split(850, 10, 2, 132), 7); /* 14 blocks */

@@ -35,10 +35,10 @@ enum sfx90_mode {
 #define SFX90_HEAD_DIM 256
 
 /* How a product is cut: tokens of a tile, pieces of K (a cluster), CTAs that share tokens by
- * multicast, groups of 64 weight rows a CTA (2: QKV of 104 tokens or more and GEGLU of 80, unsplit; ADD of 80
- * to 104, split in 8). */
+ * multicast, groups of 64 weight rows a CTA (2: QKV of 104 tokens or more and GEGLU, unsplit), warpgroups
+ * that take turns at the blocks of K (2: up to 104 tokens, QKV unsplit, ADD split in 4). */
 struct sfx90_tile {
-    int tokens, split, share, groups;
+    int tokens, split, share, groups, turns;
 };
 /* Pure; host-tested. rows ≥ 1. */
 struct sfx90_tile sfx90_tile(enum sfx90_mode mode, int rows, int n_sm);
