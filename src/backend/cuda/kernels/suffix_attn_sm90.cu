@@ -11,6 +11,7 @@
  *              prefix keys ──► before the predecessor has finished: they do not change here
  *              S ► max over the CTA ► P ► Oᵀ += vᵀ·P; (max, sum) to all CTAs of the cluster
  *              ► Oᵀ to the CTA that owns these dims ► weighted sum, o
+ *              warps 0 … 7: all of this · 8: q and K, 9: V, then the parts' weights, and they finish too
  *
  *            40 rows, not 80: what the cluster exchanges passes at some 25 bytes a nanosecond and CTA.
  * Budget:    8 samples, 800 keys: 0.5 GFLOP, 6.5 MB → bound by latency.
@@ -33,9 +34,9 @@ constexpr int UNITS = 16,
 struct facts {
     uint64_t q, k_full[SLOTS], k_empty[SLOTS], v_full[SLOTS], v_empty[SLOTS];
     uint64_t stats_here, parts_here, dead;
-    float warp[8][N]; /* each warp's maxima, then sums; then the weights of the cluster's parts */
+    float warp[8][N]; /* each warp's maxima, then sums */
     float max[N], rescale[N];
-    float2 stats[8][N]; /* (max, sum) of the cluster's CTAs */
+    float2 stats[8][N]; /* (max, sum) of the CTAs of the cluster; then (weight, sum) */
 };
 /* The exchange lies over K, which is dead by then: at most 7 parts of 3 units. */
 static_assert(21 * UNIT_BYTES <= SLOTS * KV_BYTES, "the exchange does not fit");
@@ -53,6 +54,13 @@ struct args {
 static __device__ __forceinline__ void consumers_sync(void)
 {
     asm volatile("bar.sync 1, 256;" ::: "memory");
+}
+/* Those who finish: the consumers and the two warps that have produced, so that ten pieces of eight rows
+ * and 16 dims are one turn. */
+constexpr int FINISHERS = 10;
+static __device__ __forceinline__ void finishers_sync(void)
+{
+    asm volatile("bar.sync 2, 320;" ::: "memory");
 }
 /* What a tile looks at. */
 struct tile {
@@ -80,37 +88,38 @@ struct tile {
     }
 };
 
-static __device__ __forceinline__ void load_rows(unsigned char *dst, const CUtensorMap *map,
-                                                 uint64_t *bar, int row, int rows)
+/* `rows` rows of 256 in one copy: four boxes of 64 columns. */
+static __device__ __forceinline__ void load_rows(uint32_t dst, const CUtensorMap *map, uint32_t bar,
+                                                 int row, int rows)
 {
     mbar_expect(bar, (uint32_t)(rows * E * 2));
-#pragma unroll
-    for (int c = 0; c < 4; c++)
-        tma_load_2d(dst + c * rows * 128, map, bar, c * 64, row);
+    tma_load_3d(dst, map, bar, 0, row, 0);
 }
 
 /* One of K and V. Blocks of the prefix alone do not wait for the predecessor; q (if any) does. */
-static __device__ __forceinline__ void produce(const CUtensorMap *map, unsigned char *ring,
-                                               uint64_t *full, uint64_t *empty, const tile &t,
-                                               const CUtensorMap *q_map, unsigned char *qs,
-                                               uint64_t *q_bar)
+template <int WITH_Q>
+static __device__ __forceinline__ void
+produce(const CUtensorMap *map, uint32_t ring, uint32_t full, uint32_t empty, const tile &t,
+        const CUtensorMap *q_map, uint32_t qs, uint32_t q_bar)
 {
-    int waited = 0;
+    int waited = 0, slot = 0, row = t.kv_row + t.first * KEYS, end = (t.first + 1) * KEYS;
+    uint32_t parity = 1;
+#pragma unroll 1
     for (int i = 0; i <= t.blocks; i++) {
-        if (!waited &&
-            (i == t.blocks || i == SLOTS || (t.first + i * t.every + 1) * KEYS > t.hole1)) {
+        if (!waited && (i == t.blocks || i == SLOTS || end > t.hole1)) {
             pdl_wait();
             waited = 1;
-            if (q_map && t.blocks > 0)
+            if (WITH_Q && t.blocks > 0)
                 load_rows(qs, q_map, q_bar, t.q_row, N);
         }
         if (i == t.blocks)
             break;
-        int slot = i % SLOTS;
         if (i >= SLOTS)
-            mbar_wait(&empty[slot], (uint32_t)(i / SLOTS - 1) & 1);
-        load_rows(ring + slot * KV_BYTES, map, &full[slot],
-                  t.kv_row + (t.first + i * t.every) * KEYS, KEYS);
+            mbar_wait(empty + slot * 8, parity);
+        load_rows(ring + slot * KV_BYTES, map, full + slot * 8, row, KEYS);
+        row += t.every * KEYS, end += t.every * KEYS;
+        if (++slot == SLOTS)
+            slot = 0, parity ^= 1;
     }
 }
 
@@ -144,17 +153,26 @@ static __device__ __forceinline__ void put_columns(float *to, const float (&r)[J
     }
 }
 
+/* A descriptor's words: the lower one has the address, the upper one does not change. */
+static __device__ __forceinline__ uint32_t desc_low(const void *p)
+{
+    return (uint32_t)desc_k128(p);
+}
+static __device__ __forceinline__ uint64_t desc_high(void)
+{
+    return (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
+}
+
 /* One step's Sᵀ of this warpgroup's block, its softmax up to P; true columns' maxima in f->max. */
-static __device__ __forceinline__ void scores(float (&s)[4 * J], const unsigned char *k,
-                                              const unsigned char *q)
+static __device__ __forceinline__ void scores(float (&s)[4 * J], uint32_t k, uint32_t q)
 {
     wgmma_fence();
 #pragma unroll
     for (int c = 0; c < 4; c++)
 #pragma unroll
         for (int kk = 0; kk < 4; kk++)
-            wgmma_ss_n40(s, desc_k128(k + c * KEYS * 128) + 2 * kk,
-                         desc_k128(q + c * N * 128) + 2 * kk, c | kk);
+            wgmma_ss_n40(s, desc_high() | (k + c * (KEYS * 8) + 2 * kk),
+                         desc_high() | (q + c * (N * 8) + 2 * kk), c | kk);
     wgmma_commit();
     wgmma_wait<0>();
 }
@@ -169,34 +187,37 @@ static __device__ __forceinline__ void arrive_cluster_if(int yes, uint64_t *bar,
                  : "memory");
 }
 
-/* (max, sum) of every column to all CTAs of the cluster. */
-static __device__ __forceinline__ void send_stats(const float (&l)[2 * J], facts *f, int split,
-                                                  int rank)
+static __device__ __forceinline__ void st_async_pair_if(int yes, uint32_t to, float a, float b,
+                                                        uint32_t bar)
 {
-    int warp = (int)threadIdx.x / 32, c = threadIdx.x;
-    float r[J];
-    arrive_cluster_if(c < split, &f->dead, (uint32_t)c);
-    across_lanes<0>(r, l);
-    put_columns(f->warp[warp], r);
-    consumers_sync();
-    if (c < N) {
-        float sum = 0.f, m = f->max[c];
-#pragma unroll
-        for (int w = 0; w < 8; w++)
-            sum += f->warp[w][c];
-        for (int to = 0; to < split; to++)
-            asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 "
-                         "[%0], {%1, %2}, [%3];" ::"r"(mapa(&f->stats[rank][c], (uint32_t)to)),
-                         "f"(m), "f"(sum), "r"(mapa(&f->stats_here, (uint32_t)to))
-                         : "memory");
-    }
-    consumers_sync();
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %0, 0;\n"
+                 "@p st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%1], {%2, %3}, "
+                 "[%4];\n}" ::"r"(yes),
+                 "r"(to), "f"(a), "f"(b), "r"(bar)
+                 : "memory");
 }
 
-/* What each CTA's part of a column counts. */
+/* (max, sum) of every column to all CTAs of the cluster, a warp each; each warp's sums are in f->warp. */
+static __device__ __forceinline__ void send_stats(facts *f, int split, int rank)
+{
+    int warp = warp_uniform((int)threadIdx.x / 32), lane = threadIdx.x % 32;
+    uint32_t to = mapa(&f->stats[rank][lane], (uint32_t)warp);
+    uint32_t bar = mapa(&f->stats_here, (uint32_t)warp);
+    if (warp < split)
+#pragma unroll
+        for (int c = 0; c < N; c += 32) {
+            float sum = 0.f;
+#pragma unroll
+            for (int w = 0; w < 8; w++)
+                sum += f->warp[w][(c + lane) % N];
+            st_async_pair_if(c + lane < N, to + c * 8, f->max[(c + lane) % N], sum, bar);
+        }
+}
+
+/* What each CTA's part of a column counts: by the warps that have produced, while the others send. */
 static __device__ __forceinline__ void weigh(facts *f, int split)
 {
-    int c = threadIdx.x;
+    int c = (int)threadIdx.x - 256;
     if (c < N) {
         mbar_wait_cluster(&f->stats_here, 0);
         float top = -INFINITY, all = 0.f, s[8];
@@ -214,9 +235,8 @@ static __device__ __forceinline__ void weigh(facts *f, int split)
         all = rcp(all);
 #pragma unroll
         for (int i = 0; i < 8; i++)
-            f->warp[i][c] = s[i] * all;
+            f->stats[i][c].x = s[i] * all;
     }
-    consumers_sync();
 }
 
 static __device__ __forceinline__ void attend(float (&o)[2][4 * J], float (&l)[2 * J],
@@ -224,7 +244,10 @@ static __device__ __forceinline__ void attend(float (&o)[2][4 * J], float (&l)[2
                                               unsigned char *qs, unsigned char *ps, facts *f,
                                               float scale, int split, int rank)
 {
-    int wg = (int)threadIdx.x / 128, warp = (int)threadIdx.x / 32, lane = threadIdx.x % 32;
+    int wg = warp_uniform((int)threadIdx.x / 128), warp = (int)threadIdx.x / 32,
+        lane = threadIdx.x % 32;
+    uint32_t k0 = desc_low(ks), q0 = desc_low(qs), v0d = desc_low(vs + 2 * wg * KEYS * 128),
+             p0 = desc_low(ps);
     for (int i = 0; i < t.blocks; i += 2) {
         int two = i + 1 < t.blocks, slot = (i + wg) % SLOTS, v0 = i % SLOTS, v1 = (i + 1) % SLOTS;
         float s[4 * J];
@@ -232,7 +255,7 @@ static __device__ __forceinline__ void attend(float (&o)[2][4 * J], float (&l)[2
             mbar_wait(&f->q, 0);
         if (wg == 0 || two) /* else scores of what lies there, masked below */
             mbar_wait(&f->k_full[slot], (uint32_t)((i + wg) / SLOTS & 1));
-        scores(s, ks + slot * KV_BYTES, qs);
+        scores(s, k0 + (uint32_t)slot * (KV_BYTES / 16), q0);
         if (threadIdx.x % 128 == 0 && i + wg + SLOTS < t.blocks)
             mbar_arrive(&f->k_empty[slot]);
         int key = (t.first + (i + wg) * t.every) * KEYS + warp % 4 * 16 + lane / 4;
@@ -287,6 +310,11 @@ static __device__ __forceinline__ void attend(float (&o)[2][4 * J], float (&l)[2
                 stmatrix2_trans(to + (uint32_t)(j * 8 * 128), p[0], p[1]);
         }
         fence_proxy_async();
+        if (i + 2 >= t.blocks) { /* the last step */
+            arrive_cluster_if((int)threadIdx.x < split, &f->dead, threadIdx.x);
+            across_lanes<0>(r, l);
+            put_columns(f->warp[warp], r);
+        }
         if (i > 0)
 #pragma unroll
             for (int j = 0; j < J; j++) {
@@ -302,18 +330,19 @@ static __device__ __forceinline__ void attend(float (&o)[2][4 * J], float (&l)[2
         if (two)
             mbar_wait(&f->v_full[v1], (uint32_t)((i + 1) / SLOTS & 1));
         wgmma_fence();
-        for (int b = 0; b <= two; b++)
+        for (int b = 0; b <= two; b++) {
+            uint32_t v = v0d + (uint32_t)(b ? v1 : v0) * (KV_BYTES / 16),
+                     pd = p0 + (uint32_t)b * (P_BYTES / 16);
 #pragma unroll
             for (int kk = 0; kk < 4; kk++)
 #pragma unroll
                 for (int h = 0; h < 2; h++)
-                    wgmma_ss_ta_n40(o[h],
-                                    desc_k128(vs + (b ? v1 : v0) * KV_BYTES +
-                                              (2 * wg + h) * KEYS * 128 + kk * 2048),
-                                    desc_k128(ps + b * P_BYTES) + 2 * kk, i | b | kk);
+                    wgmma_ss_ta_n40(o[h], desc_high() | (v + h * (KEYS * 8) + kk * 128),
+                                    desc_high() | (pd + 2 * kk), i | b | kk);
+        }
         wgmma_commit();
         if (i + 2 >= t.blocks) /* under the product: it needs o no more than the others do */
-            send_stats(l, f, split, rank);
+            send_stats(f, split, rank);
         wgmma_wait<0>();
         if (threadIdx.x % 128 == 0) { /* told only to a producer that waits for it */
             if (i + SLOTS < t.blocks)
@@ -322,44 +351,72 @@ static __device__ __forceinline__ void attend(float (&o)[2][4 * J], float (&l)[2
                 mbar_arrive(&f->v_empty[v1]);
         }
     }
-    if (t.blocks == 0)
-        send_stats(l, f, split, rank);
+    if (t.blocks == 0) {
+        arrive_cluster_if((int)threadIdx.x < split, &f->dead, threadIdx.x);
+        if (threadIdx.x < N)
+            for (int w = 0; w < 8; w++)
+                f->warp[w][threadIdx.x] = 0.f;
+        consumers_sync();
+        send_stats(f, split, rank);
+    }
 }
 
 /* 16 units of 16 dims, in turn to the CTAs of the cluster: CTA r owns per units from r · per on. */
 static __device__ __forceinline__ int units_each(int split) { return (UNITS + split - 1) / split; }
 
-static __device__ __forceinline__ void send(const float (&o)[2][4 * J], facts *f,
-                                            unsigned char *recv, int split, int rank)
+static __device__ __forceinline__ void st_shared(uint32_t to, float a, float b, float c, float d)
 {
-    int wg = (int)threadIdx.x / 128, warp = (int)threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-    int per = units_each(split);
+    asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(a), "f"(b),
+                 "f"(c), "f"(d)
+                 : "memory");
+}
+
+/* Where a warp's two units go; made before there is anything to send. */
+struct route {
+    uint32_t to[2], bar[2]; /* at the owner */
+    int own[2];             /* the owner is this CTA */
+
+    __device__ __forceinline__ void find(facts *f, unsigned char *recv, int split, int rank)
+    {
+        int wg = (int)threadIdx.x / 128, warp = (int)threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+        int per = units_each(split);
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int unit = (2 * wg + h) * 4 + warp;
+            uint32_t owner = (uint32_t)(unit / per);
+            uint32_t here =
+                smem_u32(recv) + (uint32_t)((rank * per + unit % per) * UNIT_BYTES + lane * 16);
+            own[h] = (int)owner == rank;
+            to[h] = mapa(here, owner);
+            bar[h] = mapa(&f->parts_here, owner);
+            asm volatile("" : "+r"(to[h]), "+r"(bar[h]), "+r"(own[h]));
+        }
+    }
+};
+
+static __device__ __forceinline__ void send(const float (&o)[2][4 * J], facts *f, const route &way)
+{
     mbar_wait(&f->dead, 0); /* nobody reads K any more: the parts go there */
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-        int unit = (2 * wg + h) * 4 + warp;
-        uint32_t owner = (uint32_t)(unit / per), bar = mapa(&f->parts_here, owner);
-        unsigned char *here = recv + (rank * per + unit % per) * UNIT_BYTES + lane * 16;
-        uint32_t to = mapa(here, owner);
+    for (int h = 0; h < 2; h++)
 #pragma unroll
         for (int j = 0; j < J; j++) {
             const float *v = &o[h][4 * j];
-            if (split == 1)
-                *(float4 *)(here + j * 512) = make_float4(v[0], v[1], v[2], v[3]);
+            if (way.own[h])
+                st_shared(way.to[h] + j * 512, v[0], v[1], v[2], v[3]);
             else
-                st_async(to + j * 512, v[0], v[1], v[2], v[3], bar);
+                st_async(way.to[h] + j * 512, v[0], v[1], v[2], v[3], way.bar[h]);
         }
-    }
-    weigh(f, split);
-    if (split > 1)
-        mbar_wait_cluster(&f->parts_here, 0);
 }
 
 static __device__ __forceinline__ void finish(uint16_t *o, const unsigned char *recv, const tile &t,
-                                              const facts *f, int split, int rank)
+                                              facts *f, int split, int rank)
 {
     int warp = (int)threadIdx.x / 32, lane = threadIdx.x % 32, per = units_each(split);
-    for (int i = warp; i < per * J && rank * per + i / J < UNITS; i += 8) {
+    finishers_sync(); /* the weights are there */
+    if (split > 1)
+        mbar_wait_cluster(&f->parts_here, 0);
+    for (int i = warp; i < per * J && rank * per + i / J < UNITS; i += FINISHERS) {
         int unit = rank * per + i / J, j = i % J;
         const float4 *at = (const float4 *)recv + i * 32 + lane;
         float4 a = make_float4(0.f, 0.f, 0.f, 0.f), u[8];
@@ -368,7 +425,8 @@ static __device__ __forceinline__ void finish(uint16_t *o, const unsigned char *
             u[s] = s < split ? at[s * per * (UNIT_BYTES / 16)] : make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll
         for (int s = 0; s < 8; s++) {
-            float2 w = *(const float2 *)&f->warp[s][8 * j + lane % 4 * 2];
+            float4 both = *(const float4 *)&f->stats[s][8 * j + lane % 4 * 2];
+            float2 w = make_float2(both.x, both.z);
             a.x = fmaf(u[s].x, w.x, a.x), a.y = fmaf(u[s].y, w.y, a.y);
             a.z = fmaf(u[s].z, w.x, a.z), a.w = fmaf(u[s].w, w.y, a.w);
         }
@@ -413,7 +471,7 @@ __global__ void __launch_bounds__(THREADS, 1)
         mbar_expect(&f->stats_here, (uint32_t)(split * N * 8));
         int per = units_each(split), mine = UNITS - rank * per;
         mine = mine < 0 ? 0 : mine < per ? mine : per;
-        mbar_expect(&f->parts_here, (uint32_t)(split * mine * UNIT_BYTES));
+        mbar_expect(&f->parts_here, (uint32_t)((split - 1) * mine * UNIT_BYTES));
         fence_mbar_init();
     }
     if (threadIdx.x < N)
@@ -425,14 +483,27 @@ __global__ void __launch_bounds__(THREADS, 1)
     tile t;
     t.find(g, split, rank);
     if (threadIdx.x >= 256) {
-        setmaxnreg_dec<40>();
-        if (threadIdx.x == 256)
-            produce(&k_map, ks, f->k_full, f->k_empty, t, &q_map, qs, &f->q);
-        else if (threadIdx.x == 288)
-            produce(&v_map, vs, f->v_full, f->v_empty, t, nullptr, nullptr, nullptr);
+        setmaxnreg_dec<64>();
+        int warp = warp_uniform((int)threadIdx.x / 32);
+        if (warp == 8) {
+            if (elect_one())
+                produce<1>(&k_map, smem_u32(ks), smem_u32(f->k_full), smem_u32(f->k_empty), t,
+                           &q_map, smem_u32(qs), smem_u32(&f->q));
+        } else if (warp == 9) {
+            if (elect_one())
+                produce<0>(&v_map, smem_u32(vs), smem_u32(f->v_full), smem_u32(f->v_empty), t,
+                           nullptr, 0, 0);
+        }
+        if (warp < FINISHERS) {
+            __syncwarp();
+            weigh(f, split);
+            finish(g.o, ks, t, f, split, rank);
+        }
     } else {
-        setmaxnreg_inc<232>();
+        setmaxnreg_inc<216>();
         float o[2][4 * J], l[2 * J];
+        route way;
+        way.find(f, ks, split, rank);
         pdl_wait(); /* o may still be read by the kernel before */
 #pragma unroll
         for (int i = 0; i < 4 * J; i++)
@@ -441,7 +512,7 @@ __global__ void __launch_bounds__(THREADS, 1)
         for (int i = 0; i < 2 * J; i++)
             l[i] = 0.f;
         attend(o, l, t, ks, vs, qs, ps, f, g.scale_log2, split, rank);
-        send(o, f, ks, split, rank);
+        send(o, f, way);
         finish(g.o, ks, t, f, split, rank);
     }
     /* Nobody is left behind: a CTA waits for all that is sent to it. */
@@ -467,15 +538,27 @@ extern "C" int sfx90_attn_split(int max_keys, int horizon, int batch, int n_sm)
     return best;
 }
 
+/* [rows, 256] bf16 as boxes of [4][box rows][64]. */
+static CUresult rows_map(tensor_map_encode_fn encode, CUtensorMap *map, const void *base, long rows,
+                         int box_rows)
+{
+    cuuint64_t dims[3] = { 64, (cuuint64_t)rows, E / 64 };
+    cuuint64_t stride[2] = { E * 2, 128 };
+    cuuint32_t box[3] = { 64, (cuuint32_t)box_rows, E / 64 }, step[3] = { 1, 1, 1 };
+    return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, (void *)(uintptr_t)base, dims, stride,
+                  box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+}
+
 extern "C" CUresult sfx90_attn_plan(struct sfx90_attn *a, tensor_map_encode_fn encode,
                                     const void *q, int q_rows, const void *k, const void *v,
                                     long kv_rows)
 {
-    CUresult r = tensor_map_2d(encode, &a->q_map, q, (long)q_rows * 8, E, E, N);
+    CUresult r = rows_map(encode, &a->q_map, q, (long)q_rows * 8, N);
     if (r == CUDA_SUCCESS)
-        r = tensor_map_2d(encode, &a->k_map, k, kv_rows, E, E, KEYS);
+        r = rows_map(encode, &a->k_map, k, kv_rows, KEYS);
     if (r == CUDA_SUCCESS)
-        r = tensor_map_2d(encode, &a->v_map, v, kv_rows, E, E, KEYS);
+        r = rows_map(encode, &a->v_map, v, kv_rows, KEYS);
     return r;
 }
 
