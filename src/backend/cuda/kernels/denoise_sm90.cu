@@ -93,13 +93,18 @@ struct params {
     int prof_layer;
 };
 
+/* Sums of the warps: [warp][n][row pair][token] of 16 rows. The slots that the weights came from are
+ * free by then. Neighbours in a layer take different areas, since a warp may be a phase behind others
+ * of its CTA, but not two: QKV 0, 2; values 0 (whoever writes there has seen this CTA's q, or waited
+ * for those who have); O 1; gate·up 0, 2 and two units in the ring; down 1. */
+constexpr int AREA = WARPS * T16 * 16 * 4, AREAS = 3;
+
 struct smem {
     alignas(128) uint8_t ring[NS * SLOT];
-    alignas(
-        16) float4 part[WARPS * 64]; /* attention: a warp's sums [n][dim pair][token], its scale, */
-    alignas(16) uint32_t to[WARPS * T16];
-    alignas(16) float l[WARPS * T16]; /* and its sum of weights */
-    alignas(16) float xch[8 * T16];   /* the peer's sums of this CTA's rows: [row][token] */
+    alignas(16) float4 part[AREAS * AREA / 16]; /* the warps' sums */
+    alignas(16) uint32_t to[WARPS * T16];       /* attention: what a warp's are relative to, */
+    alignas(16) float l[WARPS * T16];           /* and its sum of weights */
+    alignas(16) float xch[8 * T16]; /* the peer's sums of this CTA's rows: [row][token] */
     alignas(16) float ssq[WARPS * T16];
     float res[8 * T16];               /* residual of this CTA's rows: [row][token] */
     alignas(16) float xs[T16 * A];    /* Euler state, the same in every CTA */
@@ -285,22 +290,23 @@ __device__ __forceinline__ void mma_unit(float (&acc)[N8][4], const uint4 (&a)[8
         for (int i = 0; i < 4; i++)
             acc[n][i] += odd[n][i];
 }
-/* Sums of a warp take the place of the weights of unit i that they came from, row r + 8 beside row r:
- * [n][r 8][token 8][r, r + 8]. */
-__device__ __forceinline__ void store_pairs(const ctx &c, int i, const float (&acc)[N8][4])
+/* Where unit i of a product puts its sums: [warp], so far apart. */
+__device__ __forceinline__ uint32_t area(const ctx &c, int i) { return c.sm + AT(part) + i * AREA; }
+constexpr int APART = AREA / WARPS;
+/* Sums of a warp, row r + 8 beside row r: [n][r 8][token 8][r, r + 8]. at: the lane's. */
+__device__ __forceinline__ void store_pairs(uint32_t at, const float (&acc)[N8][4])
 {
-    const uint32_t part = c.ptr(2 * i) + c.warp * 4096 + c.lane * 16;
 #pragma unroll
     for (int n = 0; n < N8; n++)
-        sts128(part + n * 512, acc[n][0], acc[n][2], acc[n][1], acc[n][3]);
+        sts128(at + n * 512, acc[n][0], acc[n][2], acc[n][1], acc[n][3]);
 }
 /* Sum over the warps. */
-__device__ __forceinline__ float2 sum_pairs(uint32_t at)
+__device__ __forceinline__ float2 sum_pairs(uint32_t at, uint32_t apart = APART)
 {
     float2 v[WARPS], s;
 #pragma unroll
     for (int w = 0; w < WARPS; w++)
-        v[w] = lds64(at + w * 4096);
+        v[w] = lds64(at + w * apart);
     s = v[0];
 #pragma unroll
     for (int w = 1; w < WARPS; w++)
@@ -407,7 +413,14 @@ __device__ __forceinline__ void normed(ctx &c, const params &p, int step, int la
         mine = tok < T && u < nu;
         e = lds64(c.sm + AT(rope) + (tok * 8 + g) * 8);
     }
-    uint32_t at = c.ptr(2 * u) + (n * 64 + g * 8 + l8) * 8;
+    /* sums of units 0, 1 go to areas 0, 2, of 2, 3 to where their weights were */
+    const bool here = what == QKV || u < 2;
+    uint32_t apart = here ? APART : 4096;
+    uint32_t at = (here ? area(c, 2 * u) : c.ptr(2 * u)) + (n * 64 + g * 8 + l8) * 8;
+    uint32_t low = (here ? area(c, 2) : c.ptr(6)) + (n * 64 + g * 8 + l8) * 8; /* OUT */
+    uint32_t part = area(c, 0) + c.warp * APART + c.lane * 16;
+    uint32_t part2 = c.ptr(4) + c.warp * 4096 + c.lane * 16;
+    uint32_t part3 = c.ptr(6) + c.warp * 4096 + c.lane * 16;
     uint32_t rms = c.sm + AT(ssq) + ((c.lane >> 3) * T16 + tok) * 4;
     uint32_t ssq_out = c.sm + AT(ssq) + (c.warp * T16 + c.lane * 4) * 4;
     const bf16 *x = (what == QKV       ? p.x1
@@ -423,7 +436,11 @@ __device__ __forceinline__ void normed(ctx &c, const params &p, int step, int la
     load_a(a[0], c, 0);
     if (nu > 1)
         load_a(a[1], c, 1);
+    c.release(0, nu > 1 ? 4 : 2, false);
     pin(b0), pin(b1), pin(mine), pin(e.x), pin(e.y), pin(out), pin(at), pin(rms), pin(ssq_out);
+    pin(part);
+    if (what == GATE_UP)
+        pin(apart), pin(part2), pin(part3);
     uint32_t m;
     empty_b(b, T, c);
     do {
@@ -459,16 +476,15 @@ __device__ __forceinline__ void normed(ctx &c, const params &p, int step, int la
     }
     if (nu > 2)
         load_a(a[0], c, 2), load_a(a[1], c, 3);
-    __syncwarp();
-    store_pairs(c, 0, acc[0]);
+    store_pairs(part, acc[0]);
     if (nu > 1)
-        store_pairs(c, 1, acc[1]);
+        store_pairs(part + 2 * AREA, acc[1]);
     if (nu > 2) {
         mma_unit(acc[0], a[0], b);
         mma_unit(acc[1], a[1], b);
-        __syncwarp();
-        store_pairs(c, 2, acc[0]);
-        store_pairs(c, 3, acc[1]);
+        __syncwarp(); /* every lane has its weights */
+        store_pairs(part2, acc[0]);
+        store_pairs(part3, acc[1]);
     }
     STAMP(what == QKV ? 2 : 20);
     if (what == GATE_UP) {
@@ -478,7 +494,7 @@ __device__ __forceinline__ void normed(ctx &c, const params &p, int step, int la
     c.sync();
     STAMP(what == QKV ? 19 : 21);
     if (what == GATE_UP) {
-        const float2 v0 = sum_pairs(at), v1 = sum_pairs(at + 512);
+        const float2 v0 = sum_pairs(at, apart), v1 = sum_pairs(at + 512, apart);
         const float r0 = inv_rms(rms), r1 = inv_rms(rms + 32);
         const float h0 = gelu(fmaf(v0.x, r0, b0)) * fmaf(v0.y, r0, b1);
         const float h1 = gelu(fmaf(v1.x, r1, b0)) * fmaf(v1.y, r1, b1);
@@ -486,11 +502,11 @@ __device__ __forceinline__ void normed(ctx &c, const params &p, int step, int la
         if (mine)
             st_relaxed_u32(out, w);
     } else if (u < nu && n * 8 < T) {
-        float2 v = sum_pairs(at);
+        float2 v = sum_pairs(at, what == QKV ? APART : apart);
         const float r = inv_rms(rms);
         if (what == OUT) {
-            const float2 low = sum_pairs(c.ptr(2 * u + 2) + (n * 64 + g * 8 + l8) * 8);
-            v.x += low.x, v.y += low.y;
+            const float2 lo = sum_pairs(low, apart);
+            v.x += lo.x, v.y += lo.y;
         }
         v.x = fmaf(v.x, r, b0), v.y = fmaf(v.y, r, b1);
         if (what == QKV) {
@@ -508,7 +524,8 @@ __device__ __forceinline__ void normed(ctx &c, const params &p, int step, int la
         }
     }
     STAMP(what == QKV ? 3 : 14);
-    c.release(0, 2 * nu, true);
+    if (nu > 2)
+        c.release(4, 4, true);
     c.advance(2 * nu);
 }
 
@@ -554,6 +571,7 @@ __device__ __forceinline__ void scores(ctx &c, const params &p)
             for (int i = 0; i < 16; i++)
                 a[i] = lds128(k + i * 512);
         }
+        c.release(0, 2, false);
         pin(out);
         uint32_t m;
         empty_b(b, T, c);
@@ -600,7 +618,9 @@ __device__ __forceinline__ void scores(ctx &c, const params &p)
             }
         STAMP(5);
         bar_arrive(2, WARPS * 32);
-    } else { /* polling for scores would only delay the q that they need */
+    } else {                  /* polling for scores would only delay the q that they need */
+        c.full(0), c.full(1); /* or slots that nobody needs were free before they were filled */
+        c.release(0, 2, false);
         bar_sync(2, WARPS * 32);
     }
 }
@@ -617,9 +637,8 @@ __device__ __forceinline__ void values(ctx &c, const params &p)
     const bf16 *vs = p.ks + KV_TILE / 4 + dt * 256 + c.lane * 8;
     /* its part of the epilogue: of token tile n half the dim pairs */
     const int n_out = c.warp >> 1, g = (c.warp & 1) * 4 + (c.lane >> 3), l8 = c.lane & 7;
-    uint32_t facts = c.sm + (n_out * 8 + l8) * 4,
-             sums = c.sm + AT(part) + (n_out * 64 + g * 8 + l8) * 8;
-    uint32_t part = c.sm + AT(part) + (c.warp * 64 + c.lane) * 16;
+    uint32_t facts = c.sm + (n_out * 8 + l8) * 4, sums = area(c, 0) + (n_out * 64 + g * 8 + l8) * 8;
+    uint32_t part = area(c, 0) + c.warp * APART + c.lane * 16;
     uint32_t v2 = c.ptr(2) + c.warp * 512 + c.lane * 16, v3 = c.ptr(3) + c.warp * 512 + c.lane * 16;
     bf16 *out = p.ob + b_off(head * E + dt * 16 + 2 * g, n_out * 8 + l8);
     uint4 w[MINE][N8], last;
@@ -683,6 +702,7 @@ __device__ __forceinline__ void values(ctx &c, const params &p)
             }
         }
     }
+    c.release(2, 2, false);
 #pragma unroll
     for (int n = 0; n < N8; n++) {
         sts128(part + n * 512, o[n][0], o[n][2], o[n][1], o[n][3]);
@@ -702,7 +722,7 @@ __device__ __forceinline__ void values(ctx &c, const params &p)
         for (int i = 0; i < WARPS; i++) {
             e[i] = __float_as_uint(lds32(facts + AT(to) + i * T16 * 4));
             f[i] = lds32(facts + AT(l) + i * T16 * 4);
-            a[i] = lds64(sums + i * 1024);
+            a[i] = lds64(sums + i * APART);
             top = max(top, e[i]);
         }
         float sum = 0.f, x = 0.f, y = 0.f;
@@ -717,7 +737,6 @@ __device__ __forceinline__ void values(ctx &c, const params &p)
             st_relaxed_u32(out, pack2(x * sum, y * sum));
     }
     STAMP(8);
-    c.release(0, 4, false);
     c.advance(4);
 }
 
@@ -771,9 +790,10 @@ __device__ __forceinline__ void residual(ctx &c, const params &p, int step, int 
     /* warps 0 … 3 add up this CTA's rows, warp 7 - n the peer's of token tile n, lane = 4·row +
      * token/2 */
     const int n = 7 - c.warp;
-    uint32_t unit = c.ptr(2 * nu - 2), part = unit + c.warp * 4096 + c.lane * 8;
-    uint32_t at = unit + (c.warp < 4 ? ((tok >> 3) * 16 + c.rank * 8 + c.g) * 32 + (tok & 7) * 4
-                                     : (n * 16 + (c.rank ^ 1) * 8 + c.g) * 32 + c.t * 8);
+    uint32_t part = area(c, 1) + c.warp * APART + c.lane * 8;
+    uint32_t at =
+        area(c, 1) + (c.warp < 4 ? ((tok >> 3) * 16 + c.rank * 8 + c.g) * 32 + (tok & 7) * 4
+                                 : (n * 16 + (c.rank ^ 1) * 8 + c.g) * 32 + c.t * 8);
     uint32_t to = map_rank(c.sm + AT(xch) + (c.g * T16 + n * 8 + 2 * c.t) * 4, c.rank ^ 1);
     uint32_t bar = map_rank(c.sm + AT(xbar), c.rank ^ 1);
     uint32_t own = c.sm + (c.g * T16 + tok) * 4;
@@ -783,6 +803,7 @@ __device__ __forceinline__ void residual(ctx &c, const params &p, int step, int 
     load_a(a[0], c, 0);
     if (nu == 2)
         load_a(a[1], c, 1);
+    c.release(0, 2 * nu, false);
     float acc[N8][4];
     pin(gain), pin(gt), pin(part), pin(at), pin(to), pin(bar), pin(own), pin(x), pin(ssq);
     uint32_t m;
@@ -799,7 +820,6 @@ __device__ __forceinline__ void residual(ctx &c, const params &p, int step, int 
     mma_unit(acc, a[0], b[0]);
     if (nu == 2)
         mma_unit<true>(acc, a[1], b[1]);
-    __syncwarp();
 #pragma unroll
     for (int k = 0; k < N8; k++) { /* [n][row 16][token 8] */
         sts64(part + k * 512, acc[k][0], acc[k][1]);
@@ -814,7 +834,7 @@ __device__ __forceinline__ void residual(ctx &c, const params &p, int step, int 
         float v[WARPS];
 #pragma unroll
         for (int w = 0; w < WARPS; w++)
-            v[w] = lds32(at + w * 4096);
+            v[w] = lds32(at + w * APART);
 #pragma unroll
         for (int w = 0; w < WARPS; w++)
             s += v[w];
@@ -837,7 +857,6 @@ __device__ __forceinline__ void residual(ctx &c, const params &p, int step, int 
     STAMP(what == O ? 12 : 18);
     if (what == O)
         c.tell(1);
-    c.release(0, 2 * nu, true);
     c.advance(2 * nu);
 }
 
