@@ -111,7 +111,8 @@ struct smem {
     alignas(16) float inw[8 * A];     /* in_w of this CTA's rows */
     alignas(16) float2 rope[T16 * 8]; /* cos, sin [token][dim of the q tile] */
     float state[8];                   /* the state token's rows before layer 0 */
-    uint64_t full[NS], empty[NS], xbar, ev[3], done[3];
+    int n_eff;                        /* prefix keys, the state's included */
+    uint64_t full[NS], empty[NS], xbar, seen, done;
 };
 
 /* Who computes the 32 tiles of k and v: the CTA whose q tile has the same dims, so one RoPE table
@@ -131,9 +132,9 @@ struct ctx {
     int tid, cta;
     int warp, lane, g, t, rank; /* of tid and cta, made anew in each phase */
     int s;                      /* ring position: slot (even) and parity */
-    uint32_t ph, n_layer;       /* parities: of the ring and of done[] */
+    uint32_t ph, n_layer;       /* parity of the ring; layers so far */
     uint32_t keys;  /* prefix tiles: all, this split's first and count; the suffix here? */
-    int n_eff, T;   /* prefix keys and tokens of this step */
+    int T;          /* tokens of this step */
     uint32_t spins; /* unanswered loads so far; past GIVE_UP nothing waits any more */
 
     /* Hides from the compiler that these do not change: or it computes every address of every phase
@@ -171,17 +172,26 @@ struct ctx {
             s -= NS, ph ^= 1;
     }
     __device__ __forceinline__ void sync() { bar_sync(1, WARPS * 32); }
-    __device__ __forceinline__ void tell(int i)
+    __device__ __forceinline__ void tell()
     {
         __syncwarp();
         if (lane == 0)
-            mbar_arrive(sm + AT(ev) + i * 8);
+            mbar_arrive(sm + AT(seen));
     }
-    __device__ __forceinline__ void wait_done(int i)
-    {
-        mbar_wait(sm + AT(done) + i * 8, n_layer & 1);
-    }
+    __device__ __forceinline__ void wait_done() { mbar_wait(sm + AT(done), n_layer & 1); }
 };
+
+/* Prefix keys of this step: the state is one in the later ones. */
+__device__ __forceinline__ int prefix_keys(const ctx &c, const params &p)
+{
+    return __float_as_int(lds32(c.sm + AT(n_eff))) - (c.T - p.T);
+}
+
+/* Layer n's of two. */
+template <class V> __device__ __forceinline__ V *of_layer(V *p, uint32_t n)
+{
+    return (V *)((uint8_t *)p + (n & 1) * SET);
+}
 
 #ifdef DN90_PROF
 #define STAMP(i)                                                    \
@@ -401,15 +411,17 @@ __device__ __forceinline__ void normed(ctx &c, const params &p, int step, int la
     float2 e = make_float2(1.f, 0.f);
     bf16 *out;
     if (what == GATE_UP) {
-        out = p.hb + b_off(c.cta * 32 + u * 8 + (g & ~1), l8) + (g & 1) * 256;
+        out = of_layer(p.hb, c.n_layer) + b_off(c.cta * 32 + u * 8 + (g & ~1), l8) + (g & 1) * 256;
         mine = l8 + (g & 1) * 8 < T;
     } else if (tile >= 144) { /* v: tokens tok & ~1, + 1 of one dim */
         bit = 1;
-        out = p.ks + KV_TILE / 4 + ((i >> 4) + (l8 & 1) * 8) * 256 + v_off(i, tok & 14);
+        out = of_layer(p.ks, c.n_layer) + KV_TILE / 4 + ((i >> 4) + (l8 & 1) * 8) * 256 +
+              v_off(i, tok & 14);
         mine = (tok & ~1) < T;
     } else {
         const int dim = (i & ~1) + (g & 1) * 128;
-        out = tile < 128 ? p.q + b_off(tile / 16 * E + dim, tok) : p.ks + k_off(dim, tok);
+        out = of_layer(tile < 128 ? p.q + b_off(tile / 16 * E + dim, tok) : p.ks + k_off(dim, tok),
+                       c.n_layer);
         mine = tok < T && u < nu;
         e = lds64(c.sm + AT(rope) + (tok * 8 + g) * 8);
     }
@@ -423,12 +435,12 @@ __device__ __forceinline__ void normed(ctx &c, const params &p, int step, int la
     uint32_t part3 = c.ptr(6) + c.warp * 4096 + c.lane * 16;
     uint32_t rms = c.sm + AT(ssq) + ((c.lane >> 3) * T16 + tok) * 4;
     uint32_t ssq_out = c.sm + AT(ssq) + (c.warp * T16 + c.lane * 4) * 4;
-    const bf16 *x = (what == QKV       ? p.x1
-                     : what == GATE_UP ? p.x2
+    const bf16 *x = (what == QKV       ? of_layer(p.x1, c.n_layer)
+                     : what == GATE_UP ? of_layer(p.x2, c.n_layer)
                                        : p.xf) +
                     c.warp * 4 * N8 * 256 + c.lane * 8;
-    const float *ssq = (what == QKV       ? p.ssq1
-                        : what == GATE_UP ? p.ssq2
+    const float *ssq = (what == QKV       ? of_layer(p.ssq1, c.n_layer)
+                        : what == GATE_UP ? of_layer(p.ssq2, c.n_layer)
                                           : p.ssqf) +
                        c.warp * 16 * T16 + c.lane * 4;
     const int left = T - c.lane * 4 % T16; /* real tokens from this lane's first on */
@@ -454,8 +466,8 @@ __device__ __forceinline__ void normed(ctx &c, const params &p, int step, int la
         }
         m = max_b(m, b);
     } while (__any_sync(~0u, m == ~0u) && c.again());
-    if (what != OUT)
-        c.tell(what == QKV ? 0 : 2);
+    if (what == QKV)
+        c.tell();
     STAMP(what == QKV ? 1 : 13);
     float acc[2][N8][4];
     mma_unit(acc[0], a[0], b);
@@ -488,7 +500,7 @@ __device__ __forceinline__ void normed(ctx &c, const params &p, int step, int la
     }
     STAMP(what == QKV ? 2 : 20);
     if (what == GATE_UP) {
-        c.wait_done(1);
+        c.wait_done();
         STAMP(22);
     }
     c.sync();
@@ -517,7 +529,7 @@ __device__ __forceinline__ void normed(ctx &c, const params &p, int step, int la
             if (mine)
                 st_relaxed_u32(out, w);
             if (c.T > p.T && tile >= 128 && (tile >= 144 ? (tok | 1) == (p.T | 1) : tok == p.T))
-                keep_state((bf16 *)(p.kv + (size_t)layer * KV_LAYER), c.n_eff, tile, i,
+                keep_state((bf16 *)(p.kv + (size_t)layer * KV_LAYER), prefix_keys(c, p), tile, i,
                            tile >= 144 ? (tok & 1) + (p.T & 1) * 2 : g & 1, w);
         } else if (tok < T) {
             euler(c, p, step, tile * 16 + g, tok, v);
@@ -560,9 +572,11 @@ __device__ __forceinline__ void scores(ctx &c, const params &p)
     const bool sfx = c.suffix_here() && c.warp == 4;
     if (c.warp < c.count() || sfx) {
         const int tile = sfx ? c.tiles() : c.first() + c.warp;
-        uint8_t *out = p.sc + (head * SC_TILES + tile) * SC_TILE + c.t * 128 + c.g * 8;
-        const bf16 *q = p.q + head * 8 * N8 * 256 + c.lane * 8, *ks = p.ks + c.lane * 8;
-        const int key = sfx ? 2 * c.g : tile * 16 + 2 * c.g, end = sfx ? T : c.n_eff;
+        uint8_t *out =
+            of_layer(p.sc, c.n_layer) + (head * SC_TILES + tile) * SC_TILE + c.t * 128 + c.g * 8;
+        const bf16 *q = of_layer(p.q, c.n_layer) + head * 8 * N8 * 256 + c.lane * 8;
+        const bf16 *ks = of_layer(p.ks, c.n_layer) + c.lane * 8;
+        const int key = sfx ? 2 * c.g : tile * 16 + 2 * c.g, end = sfx ? T : prefix_keys(c, p);
         uint4 a[16], b[8][N8];
         if (!sfx) {
             c.full(c.warp >> 1);
@@ -633,14 +647,15 @@ __device__ __forceinline__ void values(ctx &c, const params &p)
     const int head = c.cta >> 4, dt = c.cta & 15, T = c.T;
     const int mine = (c.tiles() + WARPS - c.warp) / WARPS; /* of tiles + 1 */
     const bool sfx = (c.tiles() & 7) == c.warp;            /* its last one is the suffix */
-    const uint8_t *sc = p.sc + (head * SC_TILES + c.warp) * SC_TILE + c.lane * 16;
-    const bf16 *vs = p.ks + KV_TILE / 4 + dt * 256 + c.lane * 8;
+    const uint8_t *sc =
+        of_layer(p.sc, c.n_layer) + (head * SC_TILES + c.warp) * SC_TILE + c.lane * 16;
+    const bf16 *vs = of_layer(p.ks, c.n_layer) + KV_TILE / 4 + dt * 256 + c.lane * 8;
     /* its part of the epilogue: of token tile n half the dim pairs */
     const int n_out = c.warp >> 1, g = (c.warp & 1) * 4 + (c.lane >> 3), l8 = c.lane & 7;
     uint32_t facts = c.sm + (n_out * 8 + l8) * 4, sums = area(c, 0) + (n_out * 64 + g * 8 + l8) * 8;
     uint32_t part = area(c, 0) + c.warp * APART + c.lane * 16;
     uint32_t v2 = c.ptr(2) + c.warp * 512 + c.lane * 16, v3 = c.ptr(3) + c.warp * 512 + c.lane * 16;
-    bf16 *out = p.ob + b_off(head * E + dt * 16 + 2 * g, n_out * 8 + l8);
+    bf16 *out = of_layer(p.ob, c.n_layer) + b_off(head * E + dt * 16 + 2 * g, n_out * 8 + l8);
     uint4 w[MINE][N8], last;
     c.full(2);
     c.full(3);
@@ -711,7 +726,6 @@ __device__ __forceinline__ void values(ctx &c, const params &p)
         if (c.g == 0)
             sts64(c.sm + AT(l) + (c.warp * T16 + n * 8 + 2 * c.t) * 4, l[n][0], l[n][1]);
     }
-    c.wait_done(0);
     c.sync();
     STAMP(7);
     if (n_out < N8 && n_out * 8 < T) {
@@ -770,8 +784,8 @@ __device__ __forceinline__ void residual(ctx &c, const params &p, int step, int 
     const int nu = what == DOWN ? 2 : 1, T = what == MLP ? p.T : c.T, mask = what == MLP ? 1 : 3;
     const int row = (c.cta >> 1) * 16 + c.rank * 8 + c.g, tok = own_token(c);
     const bf16 *in =
-        (what == O      ? p.ob
-         : what == DOWN ? p.hb
+        (what == O      ? of_layer(p.ob, c.n_layer)
+         : what == DOWN ? of_layer(p.hb, c.n_layer)
                         : p.ub) +
         c.lane * 8 +
         (what == MLP ? c.rank * 16 + c.warp * 2 : c.rank * nu * 32 + c.warp * 4) * N8 * 256;
@@ -797,8 +811,9 @@ __device__ __forceinline__ void residual(ctx &c, const params &p, int step, int 
     uint32_t to = map_rank(c.sm + AT(xch) + (c.g * T16 + n * 8 + 2 * c.t) * 4, c.rank ^ 1);
     uint32_t bar = map_rank(c.sm + AT(xbar), c.rank ^ 1);
     uint32_t own = c.sm + (c.g * T16 + tok) * 4;
-    bf16 *x = (what == O ? p.x2 : last ? p.xf : p.x1) + b_off(row, tok);
-    float *ssq = (what == O ? p.ssq2 : last ? p.ssqf : p.ssq1) + c.cta * T16 + tok;
+    const uint32_t next = c.n_layer + (what == DOWN);
+    bf16 *x = (last ? p.xf : of_layer(what == O ? p.x2 : p.x1, next)) + b_off(row, tok);
+    float *ssq = (last ? p.ssqf : of_layer(what == O ? p.ssq2 : p.ssq1, next)) + c.cta * T16 + tok;
     uint4 a[2][8], b[2][4][N8];
     load_a(a[0], c, 0);
     if (nu == 2)
@@ -825,8 +840,6 @@ __device__ __forceinline__ void residual(ctx &c, const params &p, int step, int 
         sts64(part + k * 512, acc[k][0], acc[k][1]);
         sts64(part + k * 512 + 256, acc[k][2], acc[k][3]);
     }
-    if (what == DOWN)
-        c.wait_done(2);
     c.sync();
     STAMP(what == O ? 10 : 16);
     float s = 0.f;
@@ -855,8 +868,6 @@ __device__ __forceinline__ void residual(ctx &c, const params &p, int step, int 
         publish_x(c, x, ssq, gain, v, tok < c.T);
     }
     STAMP(what == O ? 12 : 18);
-    if (what == O)
-        c.tell(1);
     c.advance(2 * nu);
 }
 
@@ -880,7 +891,8 @@ __device__ __forceinline__ void suffix(ctx &c, const params &p, int step)
             }
         }
         if (p.pi05) {
-            publish_x(c, p.x1 + b_off(row, tok), p.ssq1 + c.cta * T16 + tok, gain, s, tok < c.T);
+            publish_x(c, of_layer(p.x1, c.n_layer) + b_off(row, tok),
+                      of_layer(p.ssq1, c.n_layer) + c.cta * T16 + tok, gain, s, tok < c.T);
         } else {
             s = silu(s);
             const uint32_t w = pair_words(s, s, 4, c.lane);
@@ -902,7 +914,8 @@ __device__ __forceinline__ void resume(ctx &c, const params &p)
     if (c.warp * 4 < c.T) {
         const int tok = own_token(c);
         const float v = tok < c.T ? p.x0[tok * W + row] : 0.f;
-        publish_x(c, p.x1 + b_off(row, tok), p.ssq1 + c.cta * T16 + tok, gain, v, tok < c.T);
+        publish_x(c, of_layer(p.x1, c.n_layer) + b_off(row, tok),
+                  of_layer(p.ssq1, c.n_layer) + c.cta * T16 + tok, gain, v, tok < c.T);
         if (tok < c.T)
             sts32(c.sm + AT(res) + (c.g * T16 + tok) * 4, v);
     }
@@ -926,11 +939,9 @@ __device__ __forceinline__ void compute(ctx &c, smem *sm, const params &p)
         sm->state[c.tid] = v;
     }
     c.sync();
-    const int n_eff = c.n_eff;
 #pragma unroll 1
     for (int step = 0;; step++) {
         c.T = p.T + (step == 0 ? p.n_state : 0);
-        c.n_eff = n_eff - (step == 0 ? p.n_state : 0);
         if (step) {
             normed<OUT>(c, p, step - 1, 0);
             c.sync();
@@ -1038,14 +1049,6 @@ __device__ __forceinline__ void feed(smem *sm, const params &p, int cta, int ran
 }
 
 /* ---- the clearing warp ---- */
-__device__ __forceinline__ void cleared(uint32_t done, int lane)
-{
-    __threadfence();
-    __syncwarp();
-    if (lane == 0)
-        mbar_arrive(done);
-}
-
 __device__ __forceinline__ void clear(smem *sm, const params &p, int cta, int rank, int lane,
                                       int nt, int t0, int tiles, int st)
 {
@@ -1054,61 +1057,62 @@ __device__ __forceinline__ void clear(smem *sm, const params &p, int cta, int ra
     const int kv = kv_tile(cta);
 #pragma unroll 1
     for (uint32_t n = 0; n < (uint32_t)(p.steps * p.L - p.first); n++) {
-        const int T = p.T + (n < (uint32_t)(p.L - p.first) ? p.n_state : 0);
-        mbar_wait(smem_addr(&sm->ev[0]), n & 1);
+        const bool step_begins = (n + p.first) % p.L == 0;
+        mbar_wait(smem_addr(&sm->seen), n & 1);
+        if (step_begins) /* what led to x1 */
 #pragma unroll 1
-        for (int tok = lane; tok < T; tok += 32) {
-            const int o = b_off(row, tok);
-            st_relaxed(p.x2 + o, e4);
-            st_relaxed(p.xf + o, e4);
-            st_relaxed(p.ub + o, e4);
-            st_relaxed_u32(p.ssq2 + cta * T16 + tok, ~0u);
-            st_relaxed_u32(p.ssqf + cta * T16 + tok, ~0u);
-        }
+            for (int tok = lane; tok < p.T; tok += 32)
+                st_relaxed(p.ub + b_off(row, tok), e4);
+        if (n > 0) { /* what layer n - 1 left */
+            const uint32_t o = (n - 1 & 1) * SET;
+            const int T = p.T + (n <= (uint32_t)(p.L - p.first) ? p.n_state : 0);
+#define OF(p) ((uint8_t *)(p) + o)
 #pragma unroll 1
-        for (int i = lane; i < T * 4; i += 32)
-            st_relaxed(p.hb + b_off(cta * 32 + i % 4 * 8, i / 4), e4);
-        cleared(smem_addr(&sm->done[0]), lane);
-
-        mbar_wait(smem_addr(&sm->ev[1]), n & 1);
-#pragma unroll 1
-        for (int tok = lane; tok < T; tok += 32) {
-            st_relaxed(p.x1 + b_off(row, tok), e4);
-            st_relaxed_u32(p.ssq1 + cta * T16 + tok, ~0u);
-        }
-        cleared(smem_addr(&sm->done[1]), lane);
-
-#pragma unroll 1
-        for (int tok = lane; tok < T; tok += 32) {
-            st_relaxed(p.q + b_off(head * E + part * 8, tok), e4);
-            st_relaxed(p.q + b_off(head * E + part * 8 + 128, tok), e4);
-        }
-        if (kv >= 0) {
-#pragma unroll 1
-            for (int i = lane; i < T * 8; i += 32) { /* words: K (token, dim pair); V (pair, dim) */
-                const int tok = i / 8, dim = part * 8 + i / 4 % 2 * 128, d = i % 4;
-                if (kv < 144) {
-                    st_relaxed_u32(p.ks + k_off(dim + d * 2, tok), ~0u);
-                } else if (!(tok & 1)) {
-                    bf16 *t = p.ks + KV_TILE / 4 + (dim >> 4) * 256;
-                    st_relaxed_u32(t + v_off(dim + d, tok), ~0u);
-                    st_relaxed_u32(t + v_off(dim + d + 4, tok), ~0u);
+            for (int tok = lane; tok < T; tok += 32) {
+                const int x = b_off(row, tok) * 2, s = (cta * T16 + tok) * 4;
+                st_relaxed(OF(p.x1) + x, e4);
+                st_relaxed(OF(p.x2) + x, e4);
+                st_relaxed_u32(OF(p.ssq1) + s, ~0u);
+                st_relaxed_u32(OF(p.ssq2) + s, ~0u);
+                if (step_begins) {
+                    st_relaxed((uint8_t *)p.xf + x, e4);
+                    st_relaxed_u32((uint8_t *)p.ssqf + s, ~0u);
                 }
+                st_relaxed(OF(p.q + b_off(head * E + part * 8, tok)), e4);
+                st_relaxed(OF(p.q + b_off(head * E + part * 8 + 128, tok)), e4);
+                st_relaxed(OF(p.ob + b_off(head * E + part * 16, tok)), e4);
+                st_relaxed(OF(p.ob + b_off(head * E + part * 16 + 8, tok)), e4);
             }
-        }
-#pragma unroll 1
-        for (int k = 0; k < nt + st; k++) {
-            uint8_t *d = p.sc + (head * SC_TILES + (k < nt ? t0 + k : tiles)) * SC_TILE;
 #pragma unroll 1
             for (int i = lane; i < T * 4; i += 32)
-                st_relaxed(d + i * 16, e4);
-        }
-
-        mbar_wait(smem_addr(&sm->ev[2]), n & 1);
+                st_relaxed(OF(p.hb + b_off(cta * 32 + i % 4 * 8, i / 4)), e4);
+            if (kv >= 0) {
 #pragma unroll 1
-        for (int i = lane; i < 2 * T; i += 32)
-            st_relaxed(p.ob + b_off(head * E + part * 16 + i % 2 * 8, i / 2), e4);
-        cleared(smem_addr(&sm->done[2]), lane);
+                for (int i = lane; i < T * 8;
+                     i += 32) { /* words: K (token, dim pair); V (pair, dim) */
+                    const int tok = i / 8, dim = part * 8 + i / 4 % 2 * 128, d = i % 4;
+                    if (kv < 144) {
+                        st_relaxed_u32(OF(p.ks + k_off(dim + d * 2, tok)), ~0u);
+                    } else if (!(tok & 1)) {
+                        const bf16 *t = p.ks + KV_TILE / 4 + (dim >> 4) * 256;
+                        st_relaxed_u32(OF(t + v_off(dim + d, tok)), ~0u);
+                        st_relaxed_u32(OF(t + v_off(dim + d + 4, tok)), ~0u);
+                    }
+                }
+            }
+#pragma unroll 1
+            for (int k = 0; k < nt + st; k++) {
+                uint8_t *d = OF(p.sc + (head * SC_TILES + (k < nt ? t0 + k : tiles)) * SC_TILE);
+#pragma unroll 1
+                for (int i = lane; i < T * 4; i += 32)
+                    st_relaxed(d + i * 16, e4);
+            }
+#undef OF
+        }
+        fence_gpu();
+        __syncwarp();
+        if (lane == 0)
+            mbar_arrive(smem_addr(&sm->done));
     }
 }
 
@@ -1125,10 +1129,8 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(THREADS, 1)
             mbar_init(smem_addr(&sm->empty[i]), WARPS);
         }
         mbar_init(smem_addr(&sm->xbar), 1);
-        for (int i = 0; i < 3; i++) {
-            mbar_init(smem_addr(&sm->ev[i]), WARPS);
-            mbar_init(smem_addr(&sm->done[i]), 1);
-        }
+        mbar_init(smem_addr(&sm->seen), WARPS);
+        mbar_init(smem_addr(&sm->done), 1);
         mbar_init_fence();
     }
     cluster_arrive();
@@ -1148,7 +1150,9 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(THREADS, 1)
     } else {
         reg_alloc<224>();
         ctx c = {};
-        c.sm = smem_addr(sm), c.tid = tid, c.cta = cta, c.n_eff = n_eff;
+        c.sm = smem_addr(sm), c.tid = tid, c.cta = cta;
+        if (tid == 0)
+            sm->n_eff = n_eff;
         c.keys = tiles | t0 << 8 | nt << 16 | st << 24;
         compute(c, sm, p);
     }

@@ -40,19 +40,20 @@ constexpr int KV_TILE = 16384;                /* K 8 KB, V^T 8 KB */
 constexpr int KV_LAYER = MAX_TILES * KV_TILE; /* K [tile][8 KB], then V^T [dim tile][tile][512] */
 constexpr int SC_TILES = MAX_TILES + 1, SC_TILE = T16 * 64; /* [token][key pair]: weights, scale */
 
-/* Workspace, byte offsets. [0, poison) is exchanged between CTAs and holds 0xff when empty. */
+/* Workspace, byte offsets. [0, poison) is exchanged between CTAs and holds 0xff when empty. What a
+ * layer exchanges is there twice, SET bytes apart: layers take turns. */
 struct ws {
-    size_t x1, x2, xf, ub, q, ob, hb, ks, sc, ssq1, ssq2, ssqf, poison, rope, kv, neff, status,
+    size_t x1, x2, q, ob, hb, ks, sc, ssq1, ssq2, xf, ub, ssqf, poison, rope, kv, neff, status,
         total;
 };
+constexpr int SET =
+    T16 * (2 * W + 2 * QD + F) * 2 + KV_TILE + H * SC_TILES * SC_TILE + 2 * CTAS * T16 * 4;
 inline struct ws ws_of(int n_layers)
 {
     struct ws w;
     size_t o = 0;
     w.x1 = o, o += (size_t)T16 * W * 2;
     w.x2 = o, o += (size_t)T16 * W * 2;
-    w.xf = o, o += (size_t)T16 * W * 2;
-    w.ub = o, o += (size_t)T16 * W * 2;
     w.q = o, o += (size_t)T16 * QD * 2;
     w.ob = o, o += (size_t)T16 * QD * 2;
     w.hb = o, o += (size_t)T16 * F * 2;
@@ -60,6 +61,9 @@ inline struct ws ws_of(int n_layers)
     w.sc = o, o += (size_t)H * SC_TILES * SC_TILE;
     w.ssq1 = o, o += (size_t)CTAS * T16 * 4;
     w.ssq2 = o, o += (size_t)CTAS * T16 * 4;
+    o += SET;
+    w.xf = o, o += (size_t)T16 * W * 2;
+    w.ub = o, o += (size_t)T16 * W * 2;
     w.ssqf = o, o += (size_t)CTAS * T16 * 4;
     w.poison = o;
     w.rope = o, o += (size_t)T16 * 128 * 8;

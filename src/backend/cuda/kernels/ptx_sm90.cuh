@@ -171,6 +171,8 @@ PTX_INLINE void st_relaxed_f32(void *p, float v)
     asm volatile("st.relaxed.gpu.global.f32 [%0], %1;" ::"l"(p), "f"(v) : "memory");
 }
 
+PTX_INLINE void fence_gpu() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+
 /* ---- registers of a warpgroup ---- */
 template <int N> PTX_INLINE void reg_alloc()
 {
