@@ -5,8 +5,9 @@
  * its phases share registers, shared memory and the protocol below.
  *
  * Weights never wait for activations: the copying warp streams the CTA's fixed share of every matrix
- * through a ring of 16 KB slots (cp.async.bulk), at most IN_FLIGHT slots at a time because a burst
- * delays every small message.
+ * through a ring of 16 KB slots (cp.async.bulk), at most IN_FLIGHT slots at a time and at a steady
+ * PACE, because a burst delays every small message. A slot is free as soon as the weights are in
+ * registers, before the product's input comes.
  *
  * Activations are exchanged through L2 without barriers or flags: an empty word holds 0xffffffff,
  * which no result can be (arithmetic makes NaNs 0x7fff…), so a reader loads until no word is empty.
@@ -20,37 +21,35 @@
  * for rows 16·(c/2) …, of which rows 8r … +7 are its residual, kept in shared memory; hidden units
  * 32c … +31.
  *
- * Attention. sc holds exp2(s - m) of two keys as bf16, and m, the maximum of the two rounded up to a
- * whole number: whoever adds them up rescales by powers of two, which is exact, so no maximum has to
- * be agreed on before the weights go out, and a score passes one exchange on its way to ob.
+ * Attention: tokens are the rows of its products (A), so that a lane has four keys of a token. sc
+ * holds exp2(s - m) as bf16, and m, the maximum of a tile's 16 keys rounded up to a whole number:
+ * whoever adds them up rescales by powers of two, which is exact, so no maximum has to be agreed on
+ * before the weights go out, and a score passes one exchange on its way to ob.
  *
- * Clearing. A word is written (a) empty, (b) full, (a), … The clearing warp of its owner does (a),
- * fences, then completes an mbarrier `done` that every publisher named below has waited for.
- *   A  when x1 of the layer was seen whole (every CTA has left the layer before): clears x2, hb, xf,
- *      ub. Publishers of ob wait for it. A reader of x2 has been through O and its pair exchange,
- *      hence behind all 128 publications of ob; readers of hb and xf come later still.
- *   B  after the pair exchange of O (every CTA has published ob, so left QKV, scores and values):
- *      clears x1; publishers of hb wait for it. A reader of x1 of the next layer has been through down
- *      and its exchange, hence behind all of hb. Then clears q, ks, sc without a signal of its own:
- *      C's comes later.
- *   C  when x2 was seen whole (every CTA has left O): clears ob. Publishers after down wait for it;
- *      the next readers of q, ks, sc, ob have seen x1 whole.
- * So no reader can meet a value of the layer before. Both sides use relaxed gpu-scope accesses; the
- * release is the clearing warp's fence plus mbarrier, the readers' loads are ordered by the polls
- * they depend on. Polls give up after some seconds and say so in `status`; all CTAs are resident
- * (cooperative launch), so on a sound device they never do.
+ * Clearing. A word is written (a) empty, (b) full, (a), … What a layer exchanges is there twice and
+ * layers take turns. When a CTA has seen x1 of layer n whole, every CTA has left layer n - 1: its
+ * clearing warp empties its own words of that layer (of xf and ub too where a step begins), fences,
+ * then completes the mbarrier `done` that every publisher of hb of layer n has waited for. The next
+ * to read these words begin after layer n: they, or their CTA and its peer, have been through down
+ * and its exchange, hence behind all of hb. So no reader can meet a value of the layer before the
+ * last, and from the beginning of a layer on each of its words may be polled at any time. Both sides
+ * use relaxed gpu-scope accesses; the release is the clearing warp's fence plus mbarrier, the
+ * readers' loads are ordered by the polls they depend on. Polls give up after some seconds and say so
+ * in `status`; all CTAs are resident (cooperative launch), so on a sound device they never do.
  *
  * π0's state token is token T of step 0: the actions attend to it, it to the prefix and itself. Its k
  * and v then stay behind the prefix keys for the later steps (docs/model.md §9, item 4).
  *
  * Between a wait and the store that the next wait is for there is nothing that could have come before:
- * addresses are made, pinned and the first weights in registers before a poll begins.
+ * addresses are made, pinned and the first weights in registers before a poll begins; that of O
+ * begins before the weights, since it hardly ever finds everything at once. A poll that finds less than
+ * all costs a round trip: see not_before().
  *
  * Same inputs, same bits: every sum has a fixed order.
  * For one sample of up to 15 actions (cu_loop_batch); with more, suffix_sm90's chain is faster.
  * Shape: 10 steps × 18 layers of 34.6 MB of bf16 weights; floor 1.36 ms at 4.6 TB/s.
- * Now: 2.41 ms for 10 actions on 789 keys, 2.35 on 533, π0.5 on 968 2.47 (check_denoise_sm90 bench,
- * NVIDIA H200, 2026-11-22; another card 2.38); where it goes is in docs/worklog-denoise.md.
+ * Now: 2.20 ms for 10 actions on 789 keys, 2.17 on 533, π0.5 on 968 2.24; from layer 17 of step 0 on
+ * 2.00 (check_denoise_sm90 bench, NVIDIA H200, 2026-11-22); where it goes is in docs/worklog-denoise.md.
  * Rounding: residual, softmax, norms, Euler in f32; products take bf16(x·gain), 1/rms on their
  * result (docs/numerics.md); exchanged activations and weights of keys bf16. */
 #include "backend/cuda/kernels/denoise_sm90.cuh"
@@ -63,9 +62,10 @@ namespace dn90
  * are whole warpgroups so that setmaxnreg can move its registers to those who compute. */
 constexpr int WARPS = 8, THREADS = (WARPS + 4) * 32, NS = 12;
 #ifndef DN90_IN_FLIGHT
-#define DN90_IN_FLIGHT 2
+#define DN90_IN_FLIGHT 3
 #endif
 constexpr int IN_FLIGHT = DN90_IN_FLIGHT; /* slots of 16 KB being copied */
+constexpr int PACE = 825;                 /* cycles for 16 KB: 5 TB/s in all */
 constexpr uint32_t GIVE_UP = 1u << 22;    /* about two seconds of polling; a call has some 10^4 */
 
 struct params {
@@ -102,9 +102,9 @@ constexpr int AREA = WARPS * T16 * 16 * 4, AREAS = 3;
 struct smem {
     alignas(128) uint8_t ring[NS * SLOT];
     alignas(16) float4 part[AREAS * AREA / 16]; /* the warps' sums */
-    alignas(16) uint32_t to[WARPS * T16];       /* attention: what a warp's are relative to, */
-    alignas(16) float l[WARPS * T16];           /* and its sum of weights */
-    alignas(16) float xch[8 * T16]; /* the peer's sums of this CTA's rows: [row][token] */
+    alignas(
+        16) float2 fact[WARPS * T16]; /* attention: what these are relative to, sum of weights */
+    alignas(16) float xch[8 * T16];   /* the peer's sums of this CTA's rows: [row][token] */
     alignas(16) float ssq[WARPS * T16];
     float res[8 * T16];               /* residual of this CTA's rows: [row][token] */
     alignas(16) float xs[T16 * A];    /* Euler state, the same in every CTA */
@@ -135,6 +135,7 @@ struct ctx {
     uint32_t ph, n_layer;       /* parity of the ring; layers so far */
     uint32_t keys;  /* prefix tiles: all, this split's first and count; the suffix here? */
     int T;          /* tokens of this step */
+    uint32_t begun; /* cycle in which the phase began */
     uint32_t spins; /* unanswered loads so far; past GIVE_UP nothing waits any more */
 
     /* Hides from the compiler that these do not change: or it computes every address of every phase
@@ -144,6 +145,15 @@ struct ctx {
     {
         pin(sm), pin(tid), pin(cta), pin(keys);
         warp = tid >> 5, lane = tid & 31, g = lane >> 2, t = lane & 3, rank = cta & 1;
+        begun = cycles();
+    }
+    /* A poll that comes too early costs a whole round trip: the first one of a phase waits until so
+     * many cycles after it began. Chosen for 10 tokens on 789 keys; results do not depend on it. */
+    __device__ __forceinline__ void not_before(int after) const
+    {
+        if (after)
+            while ((int)(cycles() - begun) < after)
+                ;
     }
     __device__ __forceinline__ int tiles() const { return keys & 255; }
     __device__ __forceinline__ int first() const { return keys >> 8 & 255; }
@@ -247,26 +257,35 @@ __device__ __forceinline__ void load_b(uint4 (&b)[K][N8], const bf16 *src, int m
         for (int n = 0; n < N8; n++)
             ld_empty(b[kb][n], src + (kb & mask) * N8 * 256 + n * 256);
 }
-/* Before the first poll: empty, zeros for tokens that are not real. */
-template <int K> __device__ __forceinline__ void empty_b(uint4 (&b)[K][N8], int T, const ctx &c)
+/* The first poll; zeros for tokens that are not real. */
+__device__ __forceinline__ uint4 ld_if(uint32_t real, const void *p)
 {
-#pragma unroll
-    for (int kb = 0; kb < K; kb++)
-#pragma unroll
-        for (int n = 0; n < N8; n++) {
-            const uint32_t e = n * 8 + c.g < T ? ~0u : 0;
-            b[kb][n] = make_uint4(e, e, e, e);
-        }
+    uint4 v = make_uint4(0, 0, 0, 0);
+    asm volatile("{.reg .pred p; setp.ne.u32 p, %4, 0;\n"
+                 "@p ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%5];}"
+                 : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+                 : "r"(real), "l"(p)
+                 : "memory");
+    return v;
 }
-/* The largest word of these and m: ~0 if one is empty. */
-template <int K> __device__ __forceinline__ uint32_t max_b(uint32_t m, const uint4 (&b)[K][N8])
+template <int K>
+__device__ __forceinline__ void first_b(uint4 (&b)[K][N8], const bf16 *src, int T, const ctx &c,
+                                        int mask = K - 1)
 {
 #pragma unroll
     for (int kb = 0; kb < K; kb++)
 #pragma unroll
         for (int n = 0; n < N8; n++)
-            m = max4(m, b[kb][n]);
-    return m;
+            b[kb][n] = ld_if(n * 8 + c.g < T, src + (kb & mask) * N8 * 256 + n * 256);
+}
+/* The largest word of these and m: ~0 if one is empty. In four chains. */
+template <int K> __device__ __forceinline__ uint32_t max_b(uint32_t m, const uint4 (&b)[K][N8])
+{
+    uint32_t v[4] = { m, 0, 0, 0 };
+#pragma unroll
+    for (int i = 0; i < K * N8; i++)
+        v[i & 3] = max4(v[i & 3], b[i / N8][i % N8]);
+    return max(max(v[0], v[1]), max(v[2], v[3]));
 }
 /* 4 KB of weights: a lane's of unit i of the ring */
 __device__ __forceinline__ void load_a(uint4 (&a)[8], ctx &c, int i)
@@ -389,6 +408,14 @@ __device__ __forceinline__ void normed(ctx &c, const params &p, int step, int la
                    : kv >= 0   ? 2
                                : 1,
               T = what == OUT ? p.T : c.T;
+    const bf16 *x = (what == QKV       ? of_layer(p.x1, c.n_layer)
+                     : what == GATE_UP ? of_layer(p.x2, c.n_layer)
+                                       : p.xf) +
+                    c.warp * 4 * N8 * 256 + c.lane * 8;
+    const float *ssq = (what == QKV       ? of_layer(p.ssq1, c.n_layer)
+                        : what == GATE_UP ? of_layer(p.ssq2, c.n_layer)
+                                          : p.ssqf) +
+                       c.warp * 16 * T16 + c.lane * 4;
     /* A warp's part of the epilogue: half the row pairs of unit u (OUT: u and u + 1 are one tile),
      * lane = 8·(g % 4) + token % 8; GATE_UP: both token tiles, else tile n. */
     const int g = (c.warp & 1) * 4 + (c.lane >> 3), l8 = c.lane & 7;
@@ -435,14 +462,6 @@ __device__ __forceinline__ void normed(ctx &c, const params &p, int step, int la
     uint32_t part3 = c.ptr(6) + c.warp * 4096 + c.lane * 16;
     uint32_t rms = c.sm + AT(ssq) + ((c.lane >> 3) * T16 + tok) * 4;
     uint32_t ssq_out = c.sm + AT(ssq) + (c.warp * T16 + c.lane * 4) * 4;
-    const bf16 *x = (what == QKV       ? of_layer(p.x1, c.n_layer)
-                     : what == GATE_UP ? of_layer(p.x2, c.n_layer)
-                                       : p.xf) +
-                    c.warp * 4 * N8 * 256 + c.lane * 8;
-    const float *ssq = (what == QKV       ? of_layer(p.ssq1, c.n_layer)
-                        : what == GATE_UP ? of_layer(p.ssq2, c.n_layer)
-                                          : p.ssqf) +
-                       c.warp * 16 * T16 + c.lane * 4;
     const int left = T - c.lane * 4 % T16; /* real tokens from this lane's first on */
     uint4 a[2][8], b[4][N8], q[2];
     load_a(a[0], c, 0);
@@ -453,19 +472,22 @@ __device__ __forceinline__ void normed(ctx &c, const params &p, int step, int la
     pin(part);
     if (what == GATE_UP)
         pin(apart), pin(part2), pin(part3);
-    uint32_t m;
-    empty_b(b, T, c);
-    do {
-        q[0] = ld_relaxed(ssq), q[1] = ld_relaxed(ssq + 128);
-        load_b(b, x);
-        m = 0;
+    c.not_before(what == QKV ? 150 : what == GATE_UP ? 750 : 0);
+    q[0] = ld_relaxed(ssq), q[1] = ld_relaxed(ssq + 128);
+    first_b(b, x, T, c);
+    while (1) {
+        uint32_t m = 0;
 #pragma unroll
         for (int k = 0; k < 2; k++) {
             m = max(m, left > 0 ? q[k].x : 0), m = max(m, left > 1 ? q[k].y : 0);
             m = max(m, left > 2 ? q[k].z : 0), m = max(m, left > 3 ? q[k].w : 0);
         }
         m = max_b(m, b);
-    } while (__any_sync(~0u, m == ~0u) && c.again());
+        if (!__any_sync(~0u, m == ~0u) || !c.again())
+            break;
+        q[0] = ld_relaxed(ssq), q[1] = ld_relaxed(ssq + 128);
+        load_b(b, x);
+    }
     if (what == QKV)
         c.tell();
     STAMP(what == QKV ? 1 : 13);
@@ -543,23 +565,13 @@ __device__ __forceinline__ void normed(ctx &c, const params &p, int step, int la
 
 /* ---- attention of head c/16: scores of this CTA's key tiles → sc; all of them → ob, dims 16·(c%16) … */
 
-/* Weights of keys 2g, 2g + 1 for a token, and the power of two that they are relative to: 2^(m - 2^29).
- * Powers of two are exact to multiply by, so nobody has to know the others' maximum. */
-__device__ __forceinline__ uint2 key_pair(float s0, float s1)
-{
-    const float m = ceilf(fminf(fmaxf(fmaxf(s0, s1), -0x1p29f), 0x1p29f));
-    return make_uint2(pack2(exp2_approx(s0 - m), exp2_approx(s1 - m)),
-                      (uint32_t)((int)m + (1 << 29)));
-}
-/* 2^(m - to), 0 if that is less than 2^-126; m ≤ to */
+/* 2^(m - to), 0 if that is less than 2^-126, as bf16 twice; m ≤ to */
 __device__ __forceinline__ uint32_t biased(uint32_t m, uint32_t to)
 {
     return (uint32_t)max((int)(m - to) + 127, 0);
 }
-/* both halves, as bf16 */
-__device__ __forceinline__ uint32_t rescale(uint32_t pair, uint32_t m, uint32_t to)
+__device__ __forceinline__ uint32_t times(uint32_t pair, uint32_t f)
 {
-    const uint32_t f = biased(m, to) * 0x00800080u;
     __nv_bfloat162 v = __hmul2(*(__nv_bfloat162 *)&pair, *(__nv_bfloat162 *)&f);
     return *(uint32_t *)&v;
 }
@@ -572,30 +584,34 @@ __device__ __forceinline__ void scores(ctx &c, const params &p)
     const bool sfx = c.suffix_here() && c.warp == 4;
     if (c.warp < c.count() || sfx) {
         const int tile = sfx ? c.tiles() : c.first() + c.warp;
-        uint8_t *out =
-            of_layer(p.sc, c.n_layer) + (head * SC_TILES + tile) * SC_TILE + c.t * 128 + c.g * 8;
+        uint8_t *out = of_layer(p.sc, c.n_layer) + (head * SC_PAIRS + (tile >> 1)) * SC_PAIR;
+        uint8_t *rel = out + T16 * 64 + c.g * 16 + (tile & 1) * 4;
+        out += c.lane * 16 + (tile & 1) * 8;
         const bf16 *q = of_layer(p.q, c.n_layer) + head * 8 * N8 * 256 + c.lane * 8;
         const bf16 *ks = of_layer(p.ks, c.n_layer) + c.lane * 8;
-        const int key = sfx ? 2 * c.g : tile * 16 + 2 * c.g, end = sfx ? T : prefix_keys(c, p);
+        const int key = (sfx ? 0 : tile * 16) + 4 * c.t, end = sfx ? T : prefix_keys(c, p);
         uint4 a[16], b[8][N8];
+        auto poll_keys = [&]() {
+#pragma unroll
+            for (int i = 0; i < 16; i++)
+                a[i] = ld_relaxed(ks + i * 256);
+        };
         if (!sfx) {
             c.full(c.warp >> 1);
             const uint32_t k = c.ptr(c.warp >> 1) + (c.warp & 1) * 8192 + c.lane * 16;
 #pragma unroll
             for (int i = 0; i < 16; i++)
                 a[i] = lds128(k + i * 512);
+        } else {
+            poll_keys();
         }
         c.release(0, 2, false);
-        pin(out);
-        uint32_t m;
-        empty_b(b, T, c);
-        do {
-            m = 0;
-            load_b(b, q);
+        pin(out), pin(rel);
+        c.not_before(900);
+        first_b(b, q, T, c);
+        while (1) {
+            uint32_t m = 0;
             if (sfx) {
-#pragma unroll
-                for (int i = 0; i < 16; i++)
-                    a[i] = ld_relaxed(ks + i * 256);
 #pragma unroll
                 for (int i = 0; i < 16; i++) {
                     m = max(m, 2 * c.g < T ? max(a[i].x, a[i].z) : 0);
@@ -603,33 +619,59 @@ __device__ __forceinline__ void scores(ctx &c, const params &p)
                 }
             }
             m = max_b(m, b);
-        } while (__any_sync(~0u, m == ~0u) && c.again());
+            if (!__any_sync(~0u, m == ~0u) || !c.again())
+                break;
+            load_b(b, q);
+            if (sfx)
+                poll_keys();
+        }
         STAMP(4);
-        float s[N8][4], odd[N8][4];
-        zero(s);
-        zero(odd);
+        /* tokens are rows: s[r] is keys 2 · column + r of the tile */
+        float s[2][4] = {}, odd[2][4] = {};
 #pragma unroll
-        for (int kb = 0; kb < 8; kb++)
+        for (int kb = 0; kb < 8; kb++) {
+            const uint4 k0 = a[2 * kb], k1 = a[2 * kb + 1];
+            const uint4 lo = make_uint4(b[kb][0].x, b[kb][1].x, b[kb][0].y, b[kb][1].y);
+            const uint4 hi = make_uint4(b[kb][0].z, b[kb][1].z, b[kb][0].w, b[kb][1].w);
+            mma_bf16(s[0], lo, k0.x, k0.z), mma_bf16(s[1], lo, k0.y, k0.w);
+            mma_bf16(odd[0], hi, k1.x, k1.z), mma_bf16(odd[1], hi, k1.y, k1.w);
+        }
+        float v[2][4], m[2];
 #pragma unroll
-            for (int n = 0; n < N8; n++) {
-                mma_bf16(s[n], a[2 * kb], b[kb][n].x, b[kb][n].y);
-                mma_bf16(odd[n], a[2 * kb + 1], b[kb][n].z, b[kb][n].w);
+        for (int n = 0; n < 2; n++) {
+            /* the state (token p.T) does not see the actions */
+            const int from = sfx && n * 8 + c.g == p.T ? p.T : 0;
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const float x = s[i & 1][2 * n + (i >> 1)] + odd[i & 1][2 * n + (i >> 1)];
+                v[n][i] = key + i >= from && key + i < end ? x * (0.0625f * 1.44269504f) : -1e30f;
             }
+            m[n] = fmaxf(fmaxf(v[n][0], v[n][1]), fmaxf(v[n][2], v[n][3]));
+        }
 #pragma unroll
-        for (int n = 0; n < N8; n++)
+        for (int o = 1; o < 4; o *= 2)
 #pragma unroll
-            for (int j = 0; j < 2; j++) {
-                /* the state (token p.T) does not see the actions */
-                const int tok = n * 8 + 2 * c.t + j, from = sfx && tok == p.T ? p.T : 0;
-                float v[2];
+            for (int n = 0; n < 2; n++)
+                m[n] = fmaxf(m[n], __shfl_xor_sync(~0u, m[n], o));
 #pragma unroll
-                for (int k = 0; k < 2; k++)
-                    v[k] = key + k >= from && key + k < end
-                               ? (s[n][2 * k + j] + odd[n][2 * k + j]) * (0.0625f * 1.44269504f)
-                               : -1e30f;
-                if (tok < T)
-                    st_relaxed(out + (n * 8 + j) * 64, key_pair(v[0], v[1]));
+        for (int n = 0; n < 2; n++) {
+            /* 2^m, a power of two, is exact to divide by: nobody has to know the others' maximum */
+            const float r = ceilf(fminf(fmaxf(m[n], -0x1p29f), 0x1p29f));
+            float w[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                w[i] = exp2_approx(v[n][i] - r);
+            if (n * 8 + c.g < T) {
+                st_relaxed(out + n * 512, make_uint2(pack2(w[0], w[1]), pack2(w[2], w[3])));
+                if (c.t == 0)
+                    st_relaxed_u32(rel + n * 8, (uint32_t)((int)r + (1 << 29)));
+                if (sfx && !(tile & 1)) { /* nothing is its neighbour */
+                    st_relaxed(out + n * 512 + 8, make_uint2(0, 0));
+                    if (c.t == 0)
+                        st_relaxed_u32(rel + n * 8 + 4, 0);
+                }
             }
+        }
         STAMP(5);
         bar_arrive(2, WARPS * 32);
     } else {                  /* polling for scores would only delay the q that they need */
@@ -639,116 +681,128 @@ __device__ __forceinline__ void scores(ctx &c, const params &p)
     }
 }
 
-/* Warp w: tiles w, w + 8, … of all, the suffix tile behind the prefix's; then the warps' sums. */
+/* Warp w: pairs of tiles w, w + 8, … of all, the suffix tile behind the prefix's; then the warps'
+ * sums. */
 __device__ __forceinline__ void values(ctx &c, const params &p)
 {
     c.forget();
-    constexpr int MINE = (SC_TILES + WARPS - 1) / WARPS;
+    constexpr int MINE = (SC_PAIRS + WARPS - 1) / WARPS;
     const int head = c.cta >> 4, dt = c.cta & 15, T = c.T;
-    const int mine = (c.tiles() + WARPS - c.warp) / WARPS; /* of tiles + 1 */
-    const bool sfx = (c.tiles() & 7) == c.warp;            /* its last one is the suffix */
-    const uint8_t *sc =
-        of_layer(p.sc, c.n_layer) + (head * SC_TILES + c.warp) * SC_TILE + c.lane * 16;
+    const int mine = (c.tiles() / 2 + WARPS - c.warp) / WARPS; /* of tiles / 2 + 1 */
+    const bool sfx = (c.tiles() >> 1 & 7) == c.warp;           /* its last one has the suffix */
+    const uint32_t real0 = c.g < T, real1 = 8 + c.g < T;
+    const uint8_t *sc = of_layer(p.sc, c.n_layer) + (head * SC_PAIRS + c.warp) * SC_PAIR;
+    const uint8_t *rel = sc + T16 * 64 + c.g * 16;
+    sc += c.lane * 16;
     const bf16 *vs = of_layer(p.ks, c.n_layer) + KV_TILE / 4 + dt * 256 + c.lane * 8;
-    /* its part of the epilogue: of token tile n half the dim pairs */
-    const int n_out = c.warp >> 1, g = (c.warp & 1) * 4 + (c.lane >> 3), l8 = c.lane & 7;
-    uint32_t facts = c.sm + (n_out * 8 + l8) * 4, sums = area(c, 0) + (n_out * 64 + g * 8 + l8) * 8;
+    uint4 w[MINE][N8], f[MINE], last = make_uint4(0, 0, 0, 0);
+    c.not_before(450);
+#pragma unroll
+    for (int i = 0; i < MINE; i++) {
+        w[i][0] = ld_if(i < mine & real0, sc + i * (WARPS * SC_PAIR));
+        w[i][1] = ld_if(i < mine & real1, sc + i * (WARPS * SC_PAIR) + 512);
+        f[i] = ld_if(i < mine & real0, rel + i * (WARPS * SC_PAIR));
+    }
+    if (sfx)
+        last = ld_relaxed(vs);
+    /* its part of the epilogue: two dims of a token */
+    const int tok = c.warp * 4 + (c.lane >> 3), pair = c.lane & 7;
+    uint32_t facts = c.sm + AT(fact) + tok * 8, sums = area(c, 0) + tok * 64 + pair * 8;
     uint32_t part = area(c, 0) + c.warp * APART + c.lane * 16;
-    uint32_t v2 = c.ptr(2) + c.warp * 512 + c.lane * 16, v3 = c.ptr(3) + c.warp * 512 + c.lane * 16;
-    bf16 *out = of_layer(p.ob, c.n_layer) + b_off(head * E + dt * 16 + 2 * g, n_out * 8 + l8);
-    uint4 w[MINE][N8], last;
+    uint32_t fact = c.sm + AT(fact) + (c.warp * T16 + c.g) * 8;
+    uint32_t v = c.ptr(2) + c.warp * 1024 + c.lane * 16;
+    bf16 *out = of_layer(p.ob, c.n_layer) + b_off(head * E + dt * 16 + 2 * pair, tok);
     c.full(2);
     c.full(3);
-    pin(facts), pin(sums), pin(part), pin(v2), pin(v3), pin(out);
-    uint32_t m, to[N8];
+    uint4 vt[MINE - 1][2]; /* what is not there is not used */
 #pragma unroll
-    for (int i = 0; i < MINE; i++)
-#pragma unroll
-        for (int n = 0; n < N8; n++) {
-            const uint32_t e = i < mine && n * 8 + c.g < T ? ~0u : 0;
-            w[i][n] = make_uint4(e, e, e, e);
-        }
-    do {
-        m = 0;
-        last = sfx ? ld_relaxed(vs) : make_uint4(0, 0, 0, 0);
-#pragma unroll
-        for (int i = 0; i < MINE; i++)
-#pragma unroll
-            for (int n = 0; n < N8; n++)
-                ld_empty(w[i][n], sc + i * (WARPS * SC_TILE) + n * 512);
+    for (int i = 0; i < MINE - 1; i++)
+        vt[i][0] = lds128(v + i * (WARPS * 1024)), vt[i][1] = lds128(v + i * (WARPS * 1024) + 512);
+    c.release(2, 2, false);
+    pin(facts), pin(sums), pin(part), pin(fact), pin(out);
+    uint32_t to[2];
+    while (1) {
+        uint32_t m = 0, z = 0;
+        to[0] = to[1] = 0;
         if (4 * c.t >= T)
             last.x = last.y = 0;
         if (4 * c.t + 2 >= T)
             last.z = last.w = 0;
-        m = max4(m, last);
 #pragma unroll
-        for (int n = 0; n < N8; n++) {
-            to[n] = 0;
-#pragma unroll
-            for (int i = 0; i < MINE; i++) {
-                m = max(m, max(w[i][n].x, w[i][n].z));
-                to[n] = max(to[n], max(w[i][n].y, w[i][n].w));
-            }
-            m = max(m, to[n]);
+        for (int i = 0; i < MINE; i++) {
+            if (!real1)
+                f[i].z = f[i].w = 0;
+            m = max4(m, w[i][0]), z = max4(z, w[i][1]);
+            to[0] = max(to[0], max(f[i].x, f[i].y));
+            to[1] = max(to[1], max(f[i].z, f[i].w));
         }
-    } while (__any_sync(~0u, m == ~0u) && c.again());
-    STAMP(6);
-    float o[N8][4], l[N8][4];
-    zero(o);
-    zero(l);
+        m = max4(max(m, z), make_uint4(max(last.x, last.y), max(last.z, last.w), to[0], to[1]));
+        if (!__any_sync(~0u, m == ~0u) || !c.again())
+            break;
 #pragma unroll
-    for (int n = 0; n < N8; n++) {
-        to[n] = max(to[n], __shfl_xor_sync(~0u, to[n], 1));
-        to[n] = max(to[n], __shfl_xor_sync(~0u, to[n], 2));
+        for (int i = 0; i < MINE; i++) {
+            ld_empty(w[i][0], sc + i * (WARPS * SC_PAIR));
+            ld_empty(w[i][1], sc + i * (WARPS * SC_PAIR) + 512);
+            ld_empty(f[i], rel + i * (WARPS * SC_PAIR));
+        }
+        if (sfx)
+            last = ld_relaxed(vs);
     }
-    const uint4 ones = make_uint4(0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u);
+    STAMP(6);
+    float o[2][2][4] = {},
+          l[2][4] = {}; /* of the two tiles of a pair: even, odd dims; of weights */
 #pragma unroll
     for (int i = 0; i < MINE; i++) {
         if (i < mine) {
-            uint4 a = last;
-            if (i < 8 && !(sfx && i == mine - 1))
-                a = lds128((i < 4 ? v2 : v3) + (i & 3) * 4096);
-#pragma unroll
-            for (int n = 0; n < N8; n++) {
-                const uint32_t x = rescale(w[i][n].x, w[i][n].y, to[n]);
-                const uint32_t z = rescale(w[i][n].z, w[i][n].w, to[n]);
-                mma_bf16(o[n], a, x, z);
-                mma_bf16(l[n], ones, x, z);
+            uint4 v0 = last, v1 = make_uint4(0, 0, 0, 0);
+            if (i < MINE - 1) {
+                if (!(sfx && i == mine - 1))
+                    v0 = vt[i][0], v1 = vt[i][1];
+                else if (c.tiles() & 1)
+                    v0 = vt[i][0], v1 = last;
             }
+            const uint32_t f0 = biased(f[i].x, to[0]) * 0x00800080u;
+            const uint32_t f1 = biased(f[i].z, to[1]) * 0x00800080u;
+            const uint32_t e0 = biased(f[i].y, to[0]) * 0x00800080u;
+            const uint32_t e1 = biased(f[i].w, to[1]) * 0x00800080u;
+            const uint4 a = make_uint4(times(w[i][0].x, f0), times(w[i][1].x, f1),
+                                       times(w[i][0].y, f0), times(w[i][1].y, f1));
+            const uint4 b = make_uint4(times(w[i][0].z, e0), times(w[i][1].z, e1),
+                                       times(w[i][0].w, e0), times(w[i][1].w, e1));
+            mma_bf16(o[0][0], a, v0.x, v0.z), mma_bf16(o[0][1], a, v0.y, v0.w);
+            mma_bf16(l[0], a, 0x3f803f80u, 0x3f803f80u);
+            mma_bf16(o[1][0], b, v1.x, v1.z), mma_bf16(o[1][1], b, v1.y, v1.w);
+            mma_bf16(l[1], b, 0x3f803f80u, 0x3f803f80u);
         }
     }
-    c.release(2, 2, false);
 #pragma unroll
-    for (int n = 0; n < N8; n++) {
-        sts128(part + n * 512, o[n][0], o[n][2], o[n][1], o[n][3]);
+    for (int n = 0; n < 2; n++) { /* [token][dim] */
+        const int k = 2 * n;
+        sts128(part + n * 512, o[0][0][k] + o[1][0][k], o[0][1][k] + o[1][1][k],
+               o[0][0][k + 1] + o[1][0][k + 1], o[0][1][k + 1] + o[1][1][k + 1]);
         if (c.t == 0)
-            sts32(c.sm + AT(to) + (c.warp * T16 + n * 8 + c.g) * 4, __uint_as_float(to[n]));
-        if (c.g == 0)
-            sts64(c.sm + AT(l) + (c.warp * T16 + n * 8 + 2 * c.t) * 4, l[n][0], l[n][1]);
+            sts64(fact + n * 64, __uint_as_float(to[n]), l[0][k] + l[1][k]);
     }
     c.sync();
     STAMP(7);
-    if (n_out < N8 && n_out * 8 < T) {
-        uint32_t e[WARPS], top = 0;
-        float f[WARPS];
-        float2 a[WARPS];
+    if (tok < T) {
+        float2 e[WARPS], a[WARPS];
+        uint32_t top = 0;
 #pragma unroll
         for (int i = 0; i < WARPS; i++) {
-            e[i] = __float_as_uint(lds32(facts + AT(to) + i * T16 * 4));
-            f[i] = lds32(facts + AT(l) + i * T16 * 4);
+            e[i] = lds64(facts + i * T16 * 8);
             a[i] = lds64(sums + i * APART);
-            top = max(top, e[i]);
+            top = max(top, __float_as_uint(e[i].x));
         }
         float sum = 0.f, x = 0.f, y = 0.f;
 #pragma unroll
         for (int i = 0; i < WARPS; i++) {
-            const float k = __uint_as_float(biased(e[i], top) << 23);
-            sum = fmaf(k, f[i], sum);
+            const float k = __uint_as_float(biased(__float_as_uint(e[i].x), top) << 23);
+            sum = fmaf(k, e[i].y, sum);
             x = fmaf(k, a[i].x, x), y = fmaf(k, a[i].y, y);
         }
         sum = __fdividef(1.f, sum);
-        if (n_out * 8 + l8 < T)
-            st_relaxed_u32(out, pack2(x * sum, y * sum));
+        st_relaxed_u32(out, pack2(x * sum, y * sum));
     }
     STAMP(8);
     c.advance(4);
@@ -815,22 +869,32 @@ __device__ __forceinline__ void residual(ctx &c, const params &p, int step, int 
     bf16 *x = (last ? p.xf : of_layer(what == O ? p.x2 : p.x1, next)) + b_off(row, tok);
     float *ssq = (last ? p.ssqf : of_layer(what == O ? p.ssq2 : p.ssq1, next)) + c.cta * T16 + tok;
     uint4 a[2][8], b[2][4][N8];
-    load_a(a[0], c, 0);
-    if (nu == 2)
-        load_a(a[1], c, 1);
-    c.release(0, 2 * nu, false);
+    auto weights = [&]() {
+        load_a(a[0], c, 0);
+        if (nu == 2)
+            load_a(a[1], c, 1);
+        c.release(0, 2 * nu, false);
+    };
+    if (what != O)
+        weights();
     float acc[N8][4];
     pin(gain), pin(gt), pin(part), pin(at), pin(to), pin(bar), pin(own), pin(x), pin(ssq);
-    uint32_t m;
-    empty_b(b[0], T, c), empty_b(b[1], T, c);
-    do {
+    c.not_before(what == O ? 600 : 0);
+    first_b(b[0], in, T, c, mask);
+    if (nu == 2)
+        first_b(b[1], in + 32 * N8 * 256, T, c);
+    if (what == O)
+        weights();
+    while (1) {
+        uint32_t m = max_b(0, b[0]);
+        if (nu == 2)
+            m = max_b(m, b[1]);
+        if (!__any_sync(~0u, m == ~0u) || !c.again())
+            break;
         load_b(b[0], in, mask);
         if (nu == 2)
             load_b(b[1], in + 32 * N8 * 256);
-        m = max_b(0, b[0]);
-        if (nu == 2)
-            m = max_b(m, b[1]);
-    } while (__any_sync(~0u, m == ~0u) && c.again());
+    }
     STAMP(what == O ? 9 : 15);
     mma_unit(acc, a[0], b[0]);
     if (nu == 2)
@@ -976,6 +1040,8 @@ struct feeder {
     uint32_t ring, full, empty;
     int s;
     uint32_t ph, n;
+    uint32_t last; /* cycle of the last copy */
+    int pace, due; /* cycles from a copy of a slot, from the last one, to the next */
     /* count slots, bytes in all: what is left over stays empty */
     __device__ __forceinline__ void slots(const uint8_t *src, int count, int bytes, uint64_t pol)
     {
@@ -989,6 +1055,9 @@ struct feeder {
             }
             if (bytes > 0) {
                 const uint32_t now = (uint32_t)min(bytes, SLOT);
+                while ((int)(cycles() - last) < due)
+                    ;
+                last = cycles(), due = pace * (int)(now >> 9) / (SLOT >> 9);
                 mbar_expect(full + s * 8, now);
                 bulk_copy(ring + s * SLOT, src, now, full + s * 8, pol);
                 src += SLOT, bytes -= SLOT;
@@ -1006,6 +1075,8 @@ __device__ __forceinline__ void feed(smem *sm, const params &p, int cta, int ran
                                      int tiles)
 {
     feeder f = {};
+    f.last = cycles();
+    f.pace = kv_tile(cta) >= 0 ? PACE - PACE / 16 : PACE; /* two slots more a layer */
     f.ring = smem_addr(sm->ring), f.full = smem_addr(sm->full), f.empty = smem_addr(sm->empty);
     const uint64_t once = policy_evict_first(), keep = policy_evict_last();
     const uint8_t *heads = p.weights + (size_t)p.L * U_LAYER * UNIT;
@@ -1101,11 +1172,16 @@ __device__ __forceinline__ void clear(smem *sm, const params &p, int cta, int ra
                 }
             }
 #pragma unroll 1
-            for (int k = 0; k < nt + st; k++) {
-                uint8_t *d = OF(p.sc + (head * SC_TILES + (k < nt ? t0 + k : tiles)) * SC_TILE);
+            for (int k = 0; k < nt + (st ? 2 - (tiles & 1) : 0); k++) {
+                const int tile = k < nt ? t0 + k : tiles + k - nt;
+                uint8_t *d = OF(p.sc + (head * SC_PAIRS + (tile >> 1)) * SC_PAIR);
 #pragma unroll 1
                 for (int i = lane; i < T * 4; i += 32)
-                    st_relaxed(d + i * 16, e4);
+                    st_relaxed(d + i * 16 + (tile & 1) * 8, make_uint2(~0u, ~0u));
+                d += T16 * 64 + (tile & 1) * 4;
+#pragma unroll 1
+                for (int i = lane; i < T; i += 32)
+                    st_relaxed_u32(d + (i & 7) * 16 + (i >> 3) * 8, ~0u);
             }
 #undef OF
         }

@@ -17,7 +17,8 @@
  * keys 2r, 2r+1 of a K tile, dims 2r, 2r+1 of a V^T tile, so that a lane's results are neighbours.
  * V^T tile of 16 keys: A order of one k16 step, rows = dims: 16 dim tiles of 512 bytes, lane's keys
  *     4t … 4t+3.
- * sc, for 16 keys: [token][key pair]: their weights as two bf16, and what they are relative to. */
+ * sc, for two tiles of 16 keys: [token][t][tile] weights of keys 4t … +3 as bf16, then [token % 8]
+ * [token / 8][tile] what they are relative to. */
 #ifndef PI0_CUDA_DENOISE_SM90_CUH
 #define PI0_CUDA_DENOISE_SM90_CUH
 
@@ -38,7 +39,7 @@ constexpr int U_OUT = 4, U_MLP = 128;         /* heads; their weights are two bf
 constexpr int MAX_TILES = 64;                 /* of 16 keys */
 constexpr int KV_TILE = 16384;                /* K 8 KB, V^T 8 KB */
 constexpr int KV_LAYER = MAX_TILES * KV_TILE; /* K [tile][8 KB], then V^T [dim tile][tile][512] */
-constexpr int SC_TILES = MAX_TILES + 1, SC_TILE = T16 * 64; /* [token][key pair]: weights, scale */
+constexpr int SC_PAIRS = MAX_TILES / 2 + 1, SC_PAIR = T16 * 72; /* the suffix tile is one more */
 
 /* Workspace, byte offsets. [0, poison) is exchanged between CTAs and holds 0xff when empty. What a
  * layer exchanges is there twice, SET bytes apart: layers take turns. */
@@ -47,7 +48,7 @@ struct ws {
         total;
 };
 constexpr int SET =
-    T16 * (2 * W + 2 * QD + F) * 2 + KV_TILE + H * SC_TILES * SC_TILE + 2 * CTAS * T16 * 4;
+    T16 * (2 * W + 2 * QD + F) * 2 + KV_TILE + H * SC_PAIRS * SC_PAIR + 2 * CTAS * T16 * 4;
 inline struct ws ws_of(int n_layers)
 {
     struct ws w;
@@ -58,7 +59,7 @@ inline struct ws ws_of(int n_layers)
     w.ob = o, o += (size_t)T16 * QD * 2;
     w.hb = o, o += (size_t)T16 * F * 2;
     w.ks = o, o += KV_TILE;
-    w.sc = o, o += (size_t)H * SC_TILES * SC_TILE;
+    w.sc = o, o += (size_t)H * SC_PAIRS * SC_PAIR;
     w.ssq1 = o, o += (size_t)CTAS * T16 * 4;
     w.ssq2 = o, o += (size_t)CTAS * T16 * 4;
     o += SET;

@@ -206,6 +206,12 @@ PTX_INLINE float exp2_approx(float x)
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+PTX_INLINE uint32_t cycles()
+{
+    uint32_t t;
+    asm volatile("mov.u32 %0, %%clock;" : "=r"(t));
+    return t;
+}
 PTX_INLINE unsigned long long global_timer()
 {
     unsigned long long t;
