@@ -535,6 +535,7 @@ int main(int argc, char **argv)
         bench(11, 1, 0, 788);
         bench(51, 1, 0, 799);
         bench(50, 0, 0, 968);
+        bench(56, 0, 0, 788);
         return 0;
     }
     check_all();

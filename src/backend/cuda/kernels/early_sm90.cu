@@ -11,13 +11,17 @@
  *            go through L2 and the cluster's barrier. A warpgroup has one head: 64 keys a round, scores
  *            K · qT, values VT · PT.
  * Budget:    34.6 MB of weights through four processors; one takes some 97 bytes a nanosecond: 90 µs.
- * Now:       136 µs for 11 tokens on 543 keys, 150 on 799 (packed), 165 (row-major), 274 for 51 tokens on 850, the
- *            same beside 128 processors that read 4.3 TB/s: check_early_sm90 --bench, NVIDIA H200, 2026-11-22.
+ * Now:       125 µs for 11 tokens on 543 keys, 136 on 799 (packed), 146 (row-major), 240 for 51 tokens on 850, the
+ *            same beside 128 processors that read 4.4 TB/s: check_early_sm90 --bench, NVIDIA H200, 2026-11-22.
  * Rounding:  as in the loop (denoise_sm90.cu): bf16(x · gain) in, 1/rms on the sum; q, k, v, weights of keys,
  *            o, h bf16; residual, sums, softmax float32. Fixed order everywhere. */
 #include "early_sm90.h"
 #include "ptx_sm90.cuh"
 #include "wgmma_sm90.cuh"
+
+#ifdef EARLY_PROF
+#include <stdio.h>
+#endif
 
 namespace
 {
@@ -25,16 +29,23 @@ typedef __nv_bfloat16 bf16;
 
 constexpr int W = 1024, E = 256, QD = 2048, F = 4096;
 constexpr int CTAS = 4, WARPS = 8, THREADS = WARPS * 32;
-constexpr int UNIT = 32768; /* bytes: 16 rows × 1024 k of the packed form */
-constexpr int GROUP = 2048; /* bytes of weights a warp asks for and multiplies at a time */
-constexpr int TURN = 4;     /* groups between looks at where the weights go on */
-constexpr int KEYS = 64;    /* of a round of attention */
-constexpr int KV_BYTES = KEYS * E * 2;
+constexpr int UNIT = 32768;        /* bytes: 16 rows × 1024 k of the packed form */
+constexpr int GROUP = 2048;        /* bytes of weights a warp asks for and multiplies at a time */
+constexpr int TURN = 4;            /* groups between looks at where the weights go on */
+constexpr int KEYS = 64;           /* of a round of attention */
+constexpr int KV_ROW = E * 2 + 16; /* 16 bytes against bank conflicts */
+constexpr int KV_BYTES = KEYS * KV_ROW;
 constexpr int BLOCKS = 8; /* of 32 k in a chunk of activations */
 constexpr int ALL = 13;   /* segments of a warp's weights */
 
 #ifdef EARLY_PROF
 __device__ unsigned long long prof[4][16];
+__device__ long long aprof[32][8];
+#define ASTAMP(i)                                        \
+    do {                                                 \
+        if (threadIdx.x + blockIdx.x == 0 && round < 32) \
+            aprof[round][i] = clock64();                 \
+    } while (0)
 #define STAMP(i)                                  \
     do {                                          \
         if (threadIdx.x == 0)                     \
@@ -42,6 +53,7 @@ __device__ unsigned long long prof[4][16];
     } while (0)
 #else
 #define STAMP(i) (void)0
+#define ASTAMP(i) (void)0
 #endif
 
 constexpr int larger(int a, int b) { return a > b ? a : b; }
@@ -66,20 +78,16 @@ template <int T> struct shape {
 template <int T> struct smem {
     using S = shape<T>;
     alignas(128) uint8_t pool[S::pool];
-    float top[2][2][4][T], sum[2][4][T]; /* attention: of a warp's keys; top in turns */
-    float inv[T];                        /* 1 / rms */
+    float top[2][4][T], sum[2][4][T]; /* attention: of a warp's keys; */
+    float inv[T];                     /* 1 / rms */
     float sq[WARPS][T];
     int2 where[T]; /* row of the cache, position */
-    uint64_t full[S::slots];
+    uint64_t full[S::slots], kv[2];
     int done[S::slots]; /* warps that have read the chunk */
 };
 
 #define AT(field) (uint32_t) offsetof(smem<T>, field)
 
-PTX_INLINE void cp16(uint32_t to, const void *from)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
 PTX_INLINE void cp16_if(bool yes, uint32_t to, const void *from, uint64_t pol)
 {
     asm volatile(
@@ -99,6 +107,13 @@ PTX_INLINE void store_if(bool yes, void *to, uint32_t v)
     asm volatile(
         "{\n.reg .pred p;\nsetp.ne.b32 p, %0, 0;\n@p st.global.b32 [%1], %2;\n}" ::"r"((int)yes),
         "l"(to), "r"(v)
+        : "memory");
+}
+PTX_INLINE void sts_if(bool yes, uint32_t a, uint32_t v)
+{
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %0, 0;\n@p st.shared.u32 [%1], %2;\n}" ::"r"((int)yes),
+        "r"(a), "r"(v)
         : "memory");
 }
 PTX_INLINE void sts_u32(uint32_t a, uint32_t v)
@@ -131,12 +146,50 @@ PTX_INLINE float rows_sum(float v)
         v += __shfl_xor_sync(~0u, v, o);
     return v;
 }
-PTX_INLINE float rows_max(float v)
+/* One step of a maximum over lanes `bit` apart: of N values each lane keeps a half. */
+template <int N> PTX_INLINE void halve_max(float *v, int lane, int bit)
 {
+    const bool up = lane & bit;
 #pragma unroll
-    for (int o = 4; o < 32; o *= 2)
-        v = fmaxf(v, __shfl_xor_sync(~0u, v, o));
-    return v;
+    for (int i = 0; i < N / 2; i++) {
+        const float keep = up ? v[i + N / 2] : v[i], give = up ? v[i] : v[i + N / 2];
+        v[i] = fmaxf(keep, __shfl_xor_sync(~0u, give, bit));
+    }
+}
+/* Maxima over the eight lanes with the same columns 8n + 2t + e, v[2n + e], to `to`. */
+template <int J> PTX_INLINE void rows_max(float *to, float *v, int lane)
+{
+    const int g = lane >> 2, t = lane & 3;
+    if constexpr (J == 2) {
+        halve_max<4>(v, lane, 16), halve_max<2>(v, lane, 8);
+        v[0] = fmaxf(v[0], __shfl_xor_sync(~0u, v[0], 4));
+        to[(g >> 2) * 8 + 2 * t + (g >> 1 & 1)] = v[0];
+    } else {
+        static_assert(J == 7, "8 lanes for 7 tiles");
+        halve_max<16>(v, lane, 16), halve_max<8>(v, lane, 8), halve_max<4>(v, lane, 4);
+        if (g < J)
+            *(float2 *)(to + g * 8 + 2 * t) = make_float2(v[0], v[1]);
+    }
+}
+template <bool TRANS> PTX_INLINE void ldmatrix4(uint32_t (&r)[4], uint32_t at)
+{
+    if (TRANS)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(at)
+                     : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(at)
+                     : "memory");
+}
+PTX_INLINE void bulk(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], "
+                 "%2, [%3];" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(bar)
+                 : "memory");
 }
 
 /* Descriptor of a matrix without swizzle: cores of 8 × 16 bytes, 128 bytes in a row; distances in bytes
@@ -145,19 +198,13 @@ PTX_INLINE uint64_t desc(uint32_t at, uint32_t along, uint32_t across)
 {
     return ((at & 0x3FFFF) >> 4) | (uint64_t)(along >> 4) << 16 | (uint64_t)(across >> 4) << 32;
 }
-template <int T> PTX_INLINE void mma_rs(float (&d)[T / 2], const uint32_t (&a)[4], uint64_t b)
+template <int T>
+PTX_INLINE void mma_rs(float (&d)[T / 2], const uint32_t (&a)[4], uint64_t b, int more)
 {
     if constexpr (T == 16)
-        wg90::wgmma_rs_n16<0>(d, a, b, 1);
+        wg90::wgmma_rs_n16<0>(d, a, b, more);
     else
-        wg90::wgmma_rs_n56<0>(d, a, b, 1);
-}
-template <int T> PTX_INLINE void mma_ta(float (&d)[T / 2], uint64_t a, uint64_t b)
-{
-    if constexpr (T == 16)
-        wg90::wgmma_ss_ta_n16(d, a, b, 1);
-    else
-        wg90::wgmma_ss_ta_n56(d, a, b, 1);
+        wg90::wgmma_rs_n56<0>(d, a, b, more);
 }
 
 /* Row r (0 … 15) of a tile of qkv is row qkv_row(tile) + r % 8 + r / 8 · 128 of the matrix. */
@@ -233,6 +280,9 @@ template <int T, bool PACKED> struct ctx {
     uint32_t stride; /* bytes of 8 k of all tokens */
     weights<PACKED> w;
 
+    /* Hides from the compiler that these do not change: or it makes the addresses of all phases at once,
+     * and spills them. */
+    __device__ __forceinline__ void forget() { pin(rows), pin(lane), pin(g), pin(t), pin(stride); }
     __device__ __forceinline__ void fill(const struct early90 &p, int end)
     {
         w.end = end;
@@ -271,9 +321,11 @@ template <int T, bool PACKED> struct ctx {
                 w.push(ring + s * GROUP);
                 wg90::wgmma_fence();
 #pragma unroll
-                for (int j = 0; j < 4; j++)
+                for (int i = 0; i < 4; i++) {
+                    const int j = NT == 2 ? i / 2 + i % 2 * 2 : i;
                     mma_rs<T>(acc[NT == 2 ? j >> 1 : 0], f[s & 1][j],
-                              b + (NT == 2 ? j & 1 : j) * next);
+                              b + (NT == 2 ? j & 1 : j) * next, 1);
+                }
                 wg90::wgmma_commit();
                 if (s + 1 < TURN)
                     wg90::wgmma_wait<1>();
@@ -317,6 +369,7 @@ __device__ __forceinline__ void stage_x(ctx<T, PACKED> &c, const struct early90 
                                         const float *norm)
 {
     constexpr int TWO = 2;
+    c.forget();
     float4 gain[8];
 #pragma unroll
     for (int i = 0; i < 8; i++) {
@@ -332,25 +385,24 @@ __device__ __forceinline__ void stage_x(ctx<T, PACKED> &c, const struct early90 
         for (int j = 0; j < TWO; j++)
 #pragma unroll
             for (int i = 0; i < 8; i++)
-                if (t0 + j * WARPS < c.rows)
-                    x[j][i] = __ldcg((const float4 *)(p.x + (size_t)(t0 + j * WARPS) * W) + i * 32 +
-                                     c.lane);
+                x[j][i] =
+                    __ldcg((const float4 *)(p.x + (size_t)min(t0 + j * WARPS, c.rows - 1) * W) +
+                           i * 32 + c.lane);
 #pragma unroll
         for (int j = 0; j < TWO; j++) {
             const int tok = t0 + j * WARPS;
-            if (tok >= c.rows)
-                break;
+            const bool real = tok < c.rows;
             float s = 0.f;
 #pragma unroll
             for (int i = 0; i < 8; i++) {
                 const float4 v = x[j][i];
                 s += (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
                 const uint32_t a = to + i * 16 * c.stride + tok * 16;
-                sts_u32(a, pack2(v.x * gain[i].x, v.y * gain[i].y));
-                sts_u32(a + c.stride, pack2(v.z * gain[i].z, v.w * gain[i].w));
+                sts_if(real, a, pack2(v.x * gain[i].x, v.y * gain[i].y));
+                sts_if(real, a + c.stride, pack2(v.z * gain[i].z, v.w * gain[i].w));
             }
             s = warp_sum(s);
-            if (c.lane == 0)
+            if (real && c.lane == 0)
                 c.sm->inv[tok] = rsqrtf(s * (1.f / W) + 1e-6f);
         }
     }
@@ -368,6 +420,7 @@ __device__ __forceinline__ void qkv(ctx<T, PACKED> &c, const struct early90 &p, 
     c.template multiply<NT>(acc, c.act, NT == 2 ? W / 32 : W / 64, p);
 #pragma unroll
     for (int a = 0; a < NT; a++) {
+        c.forget();
         const int tile = tile0 + a, head = tile >> 4, i0 = (tile & 15) * 8, i = i0 + c.g;
         float b0 = 0.f, b1 = 0.f;
         if (p.shift) {
@@ -404,107 +457,146 @@ __device__ __forceinline__ void qkv(ctx<T, PACKED> &c, const struct early90 &p, 
 }
 
 /* ---- attention: warpgroup g of CTA r has head 2r + g ----
- * Rounds of 64 keys, online softmax. Scores are K · qT, 16 keys a warp; values are VT · PT. K and V lie
- * as [dim/8][key][8]. A thread's columns of both are the same, so it keeps their maxima and sums. */
+ * Rounds of 64 keys, online softmax. Scores are K · qT, 16 keys a warp; values are VT · PT, 16 of each 64
+ * dims a warp; K and V come to shared memory a row at a time, and by ldmatrix to registers. A thread's
+ * columns of both products are the same tokens, so it keeps their maxima and sums. */
 template <int T, bool PACKED>
 __device__ __forceinline__ void attention(ctx<T, PACKED> &c, const struct early90 &p)
 {
     using S = shape<T>;
+    c.forget();
     const struct cu_sample sample = *p.sample;
     const int valid = sample.n_valid, n_keys = valid + c.rows, skip = sample.n_rows - valid;
-    const uint16_t *ck = p.k + (size_t)sample.kv_row * E, *cv = p.v + (size_t)sample.kv_row * E;
     const float scale = p.scale * 1.44269504f;
     const int wg = c.warp >> 2, w4 = c.warp & 3;
     const uint32_t qs = c.base, ps = qs + S::q_bytes + wg * S::p_bytes;
     const uint32_t kv = qs + S::q_bytes + 2 * S::p_bytes;
     const int rounds = (n_keys + KEYS - 1) / KEYS;
     const int state = p.n_state ? c.rows - 1 : -1; /* sees the prefix and the suffix's first key */
-    /* Keys behind the hole follow those before it; behind the last one it again. */
-    auto ask = [&](int round) {
-        const int mine = c.warp * 8 + (c.lane & 7), key = min(round * KEYS + mine, n_keys - 1);
-        const size_t at = (size_t)(key + (key >= valid ? skip : 0)) * E + (c.lane >> 3) * 8;
-        const uint32_t to = kv + (round & 1) * (2 * KV_BYTES) + (c.lane >> 3) * 1024 + mine * 16;
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            cp16(to + i * 4096, ck + at + i * 32);
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            cp16(to + KV_BYTES + i * 4096, cv + at + i * 32);
-        cp_commit();
+    /* 16 lanes of a warp a row each: warps 0 … 3 of K, 4 … 7 of V. Keys behind the hole follow those before
+     * it; behind the last one it again. */
+    const int mine = w4 * 16 + (c.lane & 15);
+    const uint16_t *from = (wg ? p.v : p.k) + (size_t)sample.kv_row * E;
+    auto ask = [&](int round, int first, int end) {
+        if (round >= rounds)
+            return;
+        const uint32_t bar = c.base + AT(kv) + (round & 1) * 8;
+        const int key = min(round * KEYS + mine, n_keys - 1);
+        if (first == 0 && c.tid == 0) {
+            mbar_expect(bar, 2 * KEYS * E * 2 + (round ? 0 : c.rows * 2 * E * 2));
+            if (round == 0)
+                bulk(qs, p.q + (size_t)c.rank * 2 * E * c.rows, c.rows * 2 * E * 2, bar);
+        }
+        if (c.lane >= first && c.lane < end)
+            bulk(kv + ((round & 1) * 2 + wg) * KV_BYTES + mine * KV_ROW,
+                 from + (size_t)(key + (key >= valid ? skip : 0)) * E, E * 2, bar);
+        __syncwarp();
     };
-    for (int i = c.tid; i < c.rows * 64; i += THREADS)
-        cp16(qs + i * 16, p.q + (size_t)c.rank * 2 * E * c.rows + i * 8);
-    ask(0);
-    float o[4][S::N], s[S::N], most[S::J][2], sum[S::J][2];
+    fence_proxy_async_all(); /* between what the CTAs have stored and bulk copies of it */
+    ask(0, 0, 16);
+    float o[4][S::N], most[S::J][2], sum[S::J][2];
     zero(o);
 #pragma unroll
     for (int n = 0; n < S::J; n++)
         most[n][0] = most[n][1] = -1e30f, sum[n][0] = sum[n][1] = 0.f;
     const uint64_t bq = desc(qs + wg * E * 2 * c.rows, c.stride, 128), bp = desc(ps, T * 16, 128);
+    /* ldmatrix: lanes 0-7, 8-15, … have the rows (keys) of matrices 0, 1, … */
+    const int r = c.lane & 7, m = c.lane >> 3;
+    const uint32_t k_at = (w4 * 16 + (m & 1) * 8 + r) * KV_ROW + (m >> 1) * 16;
+    const uint32_t v_at = KV_BYTES + ((m >> 1) * 8 + r) * KV_ROW + w4 * 32 + (m & 1) * 16;
 #pragma unroll 1
     for (int round = 0; round < rounds; round++) {
-        cp_wait<0>();
-        fence_proxy_async();
-        __syncthreads();
-        ask(round + 1);
+        ASTAMP(0);
+        __syncthreads(); /* the other half of K and V has been read */
+        ASTAMP(1);
+        ask(round + 1, 0, 6); /* not all at once: who asks waits for the copies' queue */
+        ASTAMP(2);
+        mbar_wait(c.base + AT(kv) + (round & 1) * 8, round >> 1 & 1);
         const uint32_t ks = kv + (round & 1) * (2 * KV_BYTES);
-        const uint64_t ak = desc(ks, 1024, 128), av = desc(ks + KV_BYTES, 128, 1024);
-        wg90::wgmma_fence();
+        float s2[2][S::N], (&s)[S::N] = s2[0];
+        {
+            uint32_t f[2][2][4];
 #pragma unroll
-        for (int k = 0; k < E / 16; k++)
-            wg90::mma<T>(s, ak + k * 128, bq + k * (c.stride >> 3), k);
-        wg90::wgmma_commit();
-        wg90::wgmma_wait<0>();
-        const int key = round * KEYS + w4 * 16 + c.g;
-        float(*top)[T] = c.sm->top[round & 1][wg];
-#pragma unroll
-        for (int n = 0; n < S::J; n++) {
-            float v[2];
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-                const int end = n * 8 + 2 * c.t + e == state ? valid + 1 : n_keys;
-                s[4 * n + e] = key < end ? s[4 * n + e] * scale : -INFINITY;
-                s[4 * n + 2 + e] = key + 8 < end ? s[4 * n + 2 + e] * scale : -INFINITY;
-                v[e] = rows_max(fmaxf(s[4 * n + e], s[4 * n + 2 + e]));
+            for (int k = 0; k < E / 16; k += 2) {
+                uint32_t(&a)[2][4] = f[k >> 1 & 1];
+                ldmatrix4<false>(a[0], ks + k_at + k * 32);
+                ldmatrix4<false>(a[1], ks + k_at + k * 32 + 32);
+                wg90::wgmma_fence();
+                mma_rs<T>(s2[0], a[0], bq + k * (c.stride >> 3), k > 0);
+                mma_rs<T>(s2[1], a[1], bq + (k + 1) * (c.stride >> 3), k > 0);
+                wg90::wgmma_commit();
+                wg90::wgmma_wait<1>();
             }
-            if (c.g == 0)
-                *(float2 *)&top[w4][n * 8 + 2 * c.t] = make_float2(v[0], v[1]);
+            wg90::wgmma_wait<0>();
         }
+#pragma unroll
+        for (int i = 0; i < S::N; i++)
+            s[i] += s2[1][i];
+        ASTAMP(3);
+        ask(round + 1, 6, 11);
+        const int key = round * KEYS + w4 * 16 + c.g;
+        {
+            float v[S::J == 7 ? 16 : 4];
+#pragma unroll
+            for (int i = 2 * S::J; i < (int)(sizeof v / 4); i++)
+                v[i] = -INFINITY;
+#pragma unroll
+            for (int n = 0; n < S::J; n++)
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    const int end = n * 8 + 2 * c.t + e == state ? valid + 1 : n_keys;
+                    s[4 * n + e] = key < end ? s[4 * n + e] * scale : -INFINITY;
+                    s[4 * n + 2 + e] = key + 8 < end ? s[4 * n + 2 + e] * scale : -INFINITY;
+                    v[2 * n + e] = fmaxf(s[4 * n + e], s[4 * n + 2 + e]);
+                }
+            rows_max<S::J>(c.sm->top[wg][w4], v, c.lane);
+        }
+        ASTAMP(4);
         bar_sync(1 + wg, 128);
         const uint32_t to = ps + (w4 * 2 * T + c.g) * 16 + c.t * 4;
 #pragma unroll
         for (int n = 0; n < S::J; n++) {
-            float f[2], x[4];
+            float2 top = make_float2(most[n][0], most[n][1]);
 #pragma unroll
-            for (int e = 0; e < 2; e++) {
-                float m = most[n][e];
-#pragma unroll
-                for (int w = 0; w < 4; w++)
-                    m = fmaxf(m, top[w][n * 8 + 2 * c.t + e]);
-                f[e] = exp2_approx(most[n][e] - m);
-                x[e] = exp2_approx(s[4 * n + e] - m), x[2 + e] = exp2_approx(s[4 * n + 2 + e] - m);
-                sum[n][e] = fmaf(sum[n][e], f[e], x[e] + x[2 + e]);
-                most[n][e] = m;
+            for (int w = 0; w < 4; w++) {
+                const float2 v = *(const float2 *)&c.sm->top[wg][w][n * 8 + 2 * c.t];
+                top.x = fmaxf(top.x, v.x), top.y = fmaxf(top.y, v.y);
             }
-            sts_u32(to + n * 128, wg90::movmatrix(pack2(x[0], x[1])));
-            sts_u32(to + n * 128 + T * 16, wg90::movmatrix(pack2(x[2], x[3])));
+            const float f0 = exp2_approx(most[n][0] - top.x), f1 = exp2_approx(most[n][1] - top.y);
+            const float x0 = exp2_approx(s[4 * n] - top.x), x1 = exp2_approx(s[4 * n + 1] - top.y);
+            const float x2 = exp2_approx(s[4 * n + 2] - top.x);
+            const float x3 = exp2_approx(s[4 * n + 3] - top.y);
+            most[n][0] = top.x, most[n][1] = top.y;
+            sum[n][0] = fmaf(sum[n][0], f0, x0 + x2), sum[n][1] = fmaf(sum[n][1], f1, x1 + x3);
+            sts_u32(to + n * 128, wg90::movmatrix(pack2(x0, x1)));
+            sts_u32(to + n * 128 + T * 16, wg90::movmatrix(pack2(x2, x3)));
 #pragma unroll
             for (int a = 0; a < 4; a++)
-                o[a][4 * n] *= f[0], o[a][4 * n + 1] *= f[1], o[a][4 * n + 2] *= f[0],
-                    o[a][4 * n + 3] *= f[1];
+                o[a][4 * n] *= f0, o[a][4 * n + 1] *= f1, o[a][4 * n + 2] *= f0,
+                    o[a][4 * n + 3] *= f1;
         }
+        ASTAMP(5);
+        ask(round + 1, 11, 16);
         fence_proxy_async();
         bar_sync(1 + wg, 128);
-        wg90::wgmma_fence();
+        ASTAMP(6);
+        uint32_t f[2][4][4];
 #pragma unroll
-        for (int k = 0; k < KEYS / 16; k++)
+        for (int k = 0; k < KEYS / 16; k++) {
+            uint32_t(&a)[4][4] = f[k & 1];
 #pragma unroll
-            for (int a = 0; a < 4; a++)
-                mma_ta<T>(o[a], av + a * 512 + k * 16, bp + k * (T * 2));
-        wg90::wgmma_commit();
+            for (int i = 0; i < 4; i++)
+                ldmatrix4<true>(a[i], ks + v_at + k * (16 * KV_ROW) + i * 128);
+            wg90::wgmma_fence();
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                mma_rs<T>(o[i], a[i], bp + k * (T * 2), 1);
+            wg90::wgmma_commit();
+            wg90::wgmma_wait<1>();
+        }
         wg90::wgmma_wait<0>();
+        ASTAMP(7);
     }
-    cp_wait<0>();
 #pragma unroll
     for (int n = 0; n < S::J; n++) {
         const float l0 = rows_sum(sum[n][0]), l1 = rows_sum(sum[n][1]);
@@ -546,6 +638,7 @@ __device__ __forceinline__ void gate_up(ctx<T, PACKED> &c, const struct early90 
     c.template multiply<2>(acc, c.act, W / 32, p);
 #pragma unroll
     for (int a = 0; a < 2; a++) {
+        c.forget();
         const int tile = tile0 + a;
         float b0 = 0.f, b1 = 0.f;
         if (p.shift) {
@@ -579,11 +672,8 @@ __device__ __forceinline__ void residual(ctx<T, PACKED> &c, const struct early90
     auto ask = [&](int i) {
         const uint32_t bar = c.base + AT(full) + i % S::slots * 8;
         mbar_expect(bar, bytes);
-        asm volatile(
-            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], "
-            "%2, [%3];" ::"r"(c.act + i % S::slots * S::chunk),
-            "l"((const uint8_t *)in + (size_t)(i - first) * bytes), "r"(bytes), "r"(bar)
-            : "memory");
+        bulk(c.act + i % S::slots * S::chunk, (const uint8_t *)in + (size_t)(i - first) * bytes,
+             bytes, bar);
     };
     if (c.tid == 0) {
         fence_proxy_async_all(); /* between what the CTAs have stored and bulk copies of it */
@@ -612,6 +702,7 @@ __device__ __forceinline__ void residual(ctx<T, PACKED> &c, const struct early90
     float sq[S::J][2];
 #pragma unroll
     for (int a = 0; a < 2; a++) {
+        c.forget();
         const int row = c.gw * 32 + a * 16 + c.g;
         float gt[2] = { 1.f, 1.f }, gain[2] = { 1.f, 1.f };
         if (gate)
@@ -682,6 +773,7 @@ __global__ void __cluster_dims__(CTAS, 1, 1) __launch_bounds__(THREADS, 1)
             mbar_init(c.base + AT(full) + i * 8, 1);
             c.sm->done[i] = 0;
         }
+        mbar_init(c.base + AT(kv), 1), mbar_init(c.base + AT(kv) + 8, 1);
         mbar_init_fence();
     }
     STAMP(0);
@@ -738,6 +830,14 @@ static_assert(sizeof(smem<16>) <= 232448 && sizeof(smem<56>) <= 232448, "shared 
 extern "C" void early_prof_read(unsigned long long *to)
 {
     cudaMemcpyFromSymbol(to, prof, sizeof prof);
+    long long a[32][8];
+    cudaMemcpyFromSymbol(a, aprof, sizeof a);
+    for (int r = 2; r < 6; r++) {
+        printf("  round %d:", r);
+        for (int i = 1; i < 8; i++)
+            printf(" %lld", a[r][i] - a[r][i - 1]);
+        printf(" next %lld\n", a[r + 1][0] - a[r][7]);
+    }
 }
 #endif
 extern "C" int early90_supported(int compute_major, int compute_minor, int rows, int packed)
