@@ -15,7 +15,7 @@
  *
  *            40 rows, not 80: what the cluster exchanges passes at some 25 bytes a nanosecond and CTA.
  * Budget:    8 samples, 800 keys: 0.5 GFLOP, 6.5 MB → bound by latency.
- * Now:       5.3 µs for 2 samples, 8.1 for 8 (keys over 4 CTAs), 25 for 64 (not split), 800 keys; 6.2 for 50 actions of
+ * Now:       5.2 µs for 2 samples, 7.8 for 8 (keys over 4 CTAs), 25 for 64 (not split), 800 keys; 5.9 for 50 actions of
  *            one sample: check_suffix_sm90 --bench, NVIDIA H200, 2026-11-22.
  * Rounding:  P to bf16, o to bf16. Parts are added in rank order: the same bits every run. */
 #include "suffix_sm90.cuh"

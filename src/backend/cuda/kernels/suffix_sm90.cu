@@ -21,9 +21,9 @@
  * Long because four products share rings, loop, exchange and launchers.
  * Budget:    a layer's four products read 34.6 MB of weights → bound by memory, 7.5 µs at 4.6 TB/s up
  *            to some 250 tokens; behind that by arithmetic.
- * Now:       µs a launch in a chain of its kind, weights from memory, qkv, o, gate·up, down: 3.7, 2.9, 5.7, 3.9 at 20
- *            tokens; 4.8, 3.6, 6.8, 4.7 at 50; 5.7, 5.1, 7.0, 6.3 at 80; 11.6, 9.4, 22, 13.9 at 640. A layer with its
- *            attention 22.4, 27.0, 33.3 and 82.7: check_suffix_sm90 --bench, NVIDIA H200, 2026-11-22.
+ * Now:       µs a launch in a chain of its kind, weights from memory, qkv, o, gate·up, down: 2.8, 2.8, 4.6, 3.4 at 20
+ *            tokens; 3.0, 3.4, 5.3, 4.5 at 50; 3.8, 4.0, 6.3, 5.2 at 80; 12.3, 9.3, 22, 13.7 at 640. A layer with its
+ *            attention 19.0, 22.2, 27.5 and 82.7: check_suffix_sm90 --bench, NVIDIA H200, 2026-11-22.
  * Rounding:  one at each bf16 store; sums, residual, norms and RoPE in float32. A token's bits depend
  *            on the number of tokens of the call, not on the others' values nor its place. */
 #include "suffix_sm90.cuh"
