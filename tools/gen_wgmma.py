@@ -50,8 +50,7 @@ for n in SHAPES:
     emit(n, False)
 for n in (8, 16, 56, 64, 256):
     emit(n, True)
-for n in (16, 40, 56):
-    emit(n, False, True)
+emit(40, False, True)
 print("/* d += a · b by the shape's name. */")
 print("template <int N> static __device__ __forceinline__ void mma(float (&d)[N / 2], uint64_t a, uint64_t b, "
       "int accumulate);")

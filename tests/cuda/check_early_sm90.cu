@@ -422,20 +422,6 @@ __global__ void __launch_bounds__(512, 1)
         atomicAdd(rounds, round);
 }
 
-#ifdef EARLY_PROF
-extern "C" void early_prof_read(unsigned long long *to);
-static void prof(void)
-{
-    unsigned long long t[4][16];
-    early_prof_read(&t[0][0]);
-    for (int c = 0; c < 4; c++) {
-        printf("  cta %d:", c);
-        for (int i = 1; i < 12; i++)
-            printf(" %.2f", (t[c][i] - t[0][0]) * 1e-3);
-        printf("\n");
-    }
-}
-#endif
 static void bench(int rows, int n_state, int packed, int valid)
 {
     const int L = 18;
@@ -505,9 +491,6 @@ static void bench(int rows, int n_state, int packed, int valid)
         printf(", beside %.1f TB/s %.1f", down(rounds, 1)[0] * 512. * 128 / (ns * 1e3), t);
     }
     printf("\n");
-#ifdef EARLY_PROF
-    prof();
-#endif
     CK(cudaGraphExecDestroy(ge));
     CK(cudaGraphDestroy(g));
     CK(cudaFree(w));
@@ -535,7 +518,6 @@ int main(int argc, char **argv)
         bench(11, 1, 0, 788);
         bench(51, 1, 0, 799);
         bench(50, 0, 0, 968);
-        bench(56, 0, 0, 788);
         return 0;
     }
     check_all();

@@ -13,15 +13,12 @@
  * Budget:    34.6 MB of weights through four processors; one takes some 97 bytes a nanosecond: 90 µs.
  * Now:       125 µs for 11 tokens on 543 keys, 136 on 799 (packed), 146 (row-major), 240 for 51 tokens on 850, the
  *            same beside 128 processors that read 4.4 TB/s: check_early_sm90 --bench, NVIDIA H200, 2026-11-22.
+ * Long because it is one kernel: its phases share shared memory, the stream of weights and their layouts.
  * Rounding:  as in the loop (denoise_sm90.cu): bf16(x · gain) in, 1/rms on the sum; q, k, v, weights of keys,
  *            o, h bf16; residual, sums, softmax float32. Fixed order everywhere. */
 #include "early_sm90.h"
 #include "ptx_sm90.cuh"
 #include "wgmma_sm90.cuh"
-
-#ifdef EARLY_PROF
-#include <stdio.h>
-#endif
 
 namespace
 {
@@ -37,24 +34,6 @@ constexpr int KV_ROW = E * 2 + 16; /* 16 bytes against bank conflicts */
 constexpr int KV_BYTES = KEYS * KV_ROW;
 constexpr int BLOCKS = 8; /* of 32 k in a chunk of activations */
 constexpr int ALL = 13;   /* segments of a warp's weights */
-
-#ifdef EARLY_PROF
-__device__ unsigned long long prof[4][16];
-__device__ long long aprof[32][8];
-#define ASTAMP(i)                                        \
-    do {                                                 \
-        if (threadIdx.x + blockIdx.x == 0 && round < 32) \
-            aprof[round][i] = clock64();                 \
-    } while (0)
-#define STAMP(i)                                  \
-    do {                                          \
-        if (threadIdx.x == 0)                     \
-            prof[blockIdx.x][i] = global_timer(); \
-    } while (0)
-#else
-#define STAMP(i) (void)0
-#define ASTAMP(i) (void)0
-#endif
 
 constexpr int larger(int a, int b) { return a > b ? a : b; }
 
@@ -78,7 +57,7 @@ template <int T> struct shape {
 template <int T> struct smem {
     using S = shape<T>;
     alignas(128) uint8_t pool[S::pool];
-    float top[2][4][T], sum[2][4][T]; /* attention: of a warp's keys; */
+    float top[2][4][T], sum[2][4][T]; /* attention: of a warp's keys */
     float inv[T];                     /* 1 / rms */
     float sq[WARPS][T];
     int2 where[T]; /* row of the cache, position */
@@ -506,11 +485,8 @@ __device__ __forceinline__ void attention(ctx<T, PACKED> &c, const struct early9
     const uint32_t v_at = KV_BYTES + ((m >> 1) * 8 + r) * KV_ROW + w4 * 32 + (m & 1) * 16;
 #pragma unroll 1
     for (int round = 0; round < rounds; round++) {
-        ASTAMP(0);
-        __syncthreads(); /* the other half of K and V has been read */
-        ASTAMP(1);
-        ask(round + 1, 0, 6); /* not all at once: who asks waits for the copies' queue */
-        ASTAMP(2);
+        __syncthreads();      /* the other half of K and V has been read */
+        ask(round + 1, 0, 6); /* in parts: a copy takes its warp 90 cycles */
         mbar_wait(c.base + AT(kv) + (round & 1) * 8, round >> 1 & 1);
         const uint32_t ks = kv + (round & 1) * (2 * KV_BYTES);
         float s2[2][S::N], (&s)[S::N] = s2[0];
@@ -532,7 +508,6 @@ __device__ __forceinline__ void attention(ctx<T, PACKED> &c, const struct early9
 #pragma unroll
         for (int i = 0; i < S::N; i++)
             s[i] += s2[1][i];
-        ASTAMP(3);
         ask(round + 1, 6, 11);
         const int key = round * KEYS + w4 * 16 + c.g;
         {
@@ -551,7 +526,6 @@ __device__ __forceinline__ void attention(ctx<T, PACKED> &c, const struct early9
                 }
             rows_max<S::J>(c.sm->top[wg][w4], v, c.lane);
         }
-        ASTAMP(4);
         bar_sync(1 + wg, 128);
         const uint32_t to = ps + (w4 * 2 * T + c.g) * 16 + c.t * 4;
 #pragma unroll
@@ -575,11 +549,9 @@ __device__ __forceinline__ void attention(ctx<T, PACKED> &c, const struct early9
                 o[a][4 * n] *= f0, o[a][4 * n + 1] *= f1, o[a][4 * n + 2] *= f0,
                     o[a][4 * n + 3] *= f1;
         }
-        ASTAMP(5);
         ask(round + 1, 11, 16);
         fence_proxy_async();
         bar_sync(1 + wg, 128);
-        ASTAMP(6);
         uint32_t f[2][4][4];
 #pragma unroll
         for (int k = 0; k < KEYS / 16; k++) {
@@ -595,7 +567,6 @@ __device__ __forceinline__ void attention(ctx<T, PACKED> &c, const struct early9
             wg90::wgmma_wait<1>();
         }
         wg90::wgmma_wait<0>();
-        ASTAMP(7);
     }
 #pragma unroll
     for (int n = 0; n < S::J; n++) {
@@ -776,36 +747,24 @@ __global__ void __cluster_dims__(CTAS, 1, 1) __launch_bounds__(THREADS, 1)
         mbar_init(c.base + AT(kv), 1), mbar_init(c.base + AT(kv) + 8, 1);
         mbar_init_fence();
     }
-    STAMP(0);
     for (int i = c.tid; i < c.rows; i += THREADS)
         c.sm->where[i] = make_int2(p.suffix_rows[i].cache, p.suffix_rows[i].pos);
     stage_x(c, p, p.norm1);
-    STAMP(1);
     qkv<2>(c, p, c.gw * 5);
     qkv<2>(c, p, c.gw * 5 + 2);
     qkv<1>(c, p, c.gw * 5 + 4);
-    STAMP(2);
     exchange();
-    STAMP(3);
     attention(c, p);
-    STAMP(4);
     exchange();
-    STAMP(5);
     c.fill(p, ALL);
     residual(c, p, p.o, p.gate1, 0, QD / 256, false);
-    STAMP(6);
     exchange();
-    STAMP(7);
     stage_x(c, p, p.norm2);
-    STAMP(8);
 #pragma unroll 1
     for (int i = 0; i < 8; i++)
         gate_up(c, p, c.gw * 16 + i * 2);
-    STAMP(9);
     exchange();
-    STAMP(10);
     residual(c, p, p.h, p.gate2, QD / 256, QD / 256 + F / 256, true);
-    STAMP(11);
 }
 
 template <int T, bool PACKED> cudaError_t prepare()
@@ -826,20 +785,6 @@ template <int T, bool PACKED> cudaError_t launch(const struct early90 *p, cudaSt
 static_assert(sizeof(smem<16>) <= 232448 && sizeof(smem<56>) <= 232448, "shared memory");
 } // namespace
 
-#ifdef EARLY_PROF
-extern "C" void early_prof_read(unsigned long long *to)
-{
-    cudaMemcpyFromSymbol(to, prof, sizeof prof);
-    long long a[32][8];
-    cudaMemcpyFromSymbol(a, aprof, sizeof a);
-    for (int r = 2; r < 6; r++) {
-        printf("  round %d:", r);
-        for (int i = 1; i < 8; i++)
-            printf(" %lld", a[r][i] - a[r][i - 1]);
-        printf(" next %lld\n", a[r + 1][0] - a[r][7]);
-    }
-}
-#endif
 extern "C" int early90_supported(int compute_major, int compute_minor, int rows, int packed)
 {
     return compute_major == 9 && compute_minor == 0 && rows >= 1 &&
