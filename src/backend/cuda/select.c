@@ -82,8 +82,8 @@ int cu_suffix_splits(int n_keys, int query_rows, int batch, int n_sm)
     return splits < 1 ? 1 : splits;
 }
 
-/* H200, 788 keys, ms: one sample of 10 actions 2.4 by the loop, 4.3 by suffix_sm90's chain; of 50 actions
- * 6.2 (a form for more tokens, since gone) and 5.0. Two samples of 10: twice 2.4 and 4.1. */
+/* H200, 799 keys, ms: one sample of 10 actions 2.2 by the loop, two 3.5 by suffix_sm90's chain; one of 50
+ * actions 4.1 by the chain. */
 int cu_loop_batch(int horizon) { return horizon < 16 ? 1 : 0; }
 
 int cu_early_layers(const struct cu_facts *f, int rows, int tokens, int depth, int mlp)
