@@ -37,8 +37,10 @@ void early_close(struct cuda_engine *c)
 {
     if (c->side_event)
         (void)cudaEventDestroy(c->side_event);
-    if (c->side)
+    if (c->side) {
+        (void)cudaStreamSynchronize(c->side); /* a call that failed may have left work there */
         (void)cudaStreamDestroy(c->side);
+    }
 }
 
 /* What `to` is given from here on waits for what `from` has been given. */

@@ -139,7 +139,7 @@ int cuda_kernel(void *self, int i, struct pi0_kernel_choice *out)
         { "suffix o", "", S, We, Q },
         { "suffix gate·up", "", S, 2 * d->expert_mlp_dim, We },
         { "suffix down", "", S, We, d->expert_mlp_dim },
-        { "step 0 beside prefix", "", S + c->plan.n_state, We, early_layers(c, 1, P) },
+        { "step 0 beside the prefix", "", S + c->plan.n_state, 0, 0 },
     };
     int n = (int)(sizeof list / sizeof list[0]) - !early_layers(c, 1, P);
     if (i < 0 || i >= n)

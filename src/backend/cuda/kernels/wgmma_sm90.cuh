@@ -22,23 +22,38 @@ static __device__ __forceinline__ void mbar_init(uint64_t *bar, uint32_t count)
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(smem_u32(bar)), "r"(count));
 }
 
-static __device__ __forceinline__ void mbar_expect(uint64_t *bar, uint32_t bytes)
+/* Barriers and copies by shared address; behind them the same by pointer. */
+static __device__ __forceinline__ void mbar_expect(uint32_t bar, uint32_t bytes)
 {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(smem_u32(bar)),
-                 "r"(bytes)
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
                  : "memory");
 }
 
-static __device__ __forceinline__ void mbar_wait(uint64_t *bar, uint32_t parity)
+static __device__ __forceinline__ void mbar_arrive(uint32_t bar)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+}
+
+static __device__ __forceinline__ void mbar_wait(uint32_t bar, uint32_t parity)
 {
     asm volatile("{\n.reg .pred p;\n"
                  "again:\n"
                  "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
                  "@p bra done;\n"
                  "bra again;\n"
-                 "done:\n}\n" ::"r"(smem_u32(bar)),
+                 "done:\n}\n" ::"r"(bar),
                  "r"(parity)
                  : "memory");
+}
+
+static __device__ __forceinline__ void mbar_expect(uint64_t *bar, uint32_t bytes)
+{
+    mbar_expect(smem_u32(bar), bytes);
+}
+static __device__ __forceinline__ void mbar_arrive(uint64_t *bar) { mbar_arrive(smem_u32(bar)); }
+static __device__ __forceinline__ void mbar_wait(uint64_t *bar, uint32_t parity)
+{
+    mbar_wait(smem_u32(bar), parity);
 }
 
 /* Arrives at the barrier at the same offset in CTA `rank` of the cluster (mapa + mbarrier.arrive). It
@@ -51,11 +66,6 @@ static __device__ __forceinline__ void mbar_arrive_cluster(uint64_t *bar, uint32
                  "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}\n" ::"r"(smem_u32(bar)),
                  "r"(rank)
                  : "memory");
-}
-
-static __device__ __forceinline__ void mbar_arrive(uint64_t *bar)
-{
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(smem_u32(bar)) : "memory");
 }
 
 static __device__ __forceinline__ void fence_mbar_init(void)
@@ -80,27 +90,7 @@ static __device__ __forceinline__ int elect_one(void)
 
 static __device__ __forceinline__ int warp_uniform(int v) { return __shfl_sync(~0u, v, 0); }
 
-/* The same by shared addresses. */
-static __device__ __forceinline__ void mbar_expect(uint32_t bar, uint32_t bytes)
-{
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
-                 : "memory");
-}
-static __device__ __forceinline__ void mbar_arrive(uint32_t bar)
-{
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
-}
-static __device__ __forceinline__ void mbar_wait(uint32_t bar, uint32_t parity)
-{
-    asm volatile("{\n.reg .pred p;\n"
-                 "again:\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
-                 "@p bra done;\n"
-                 "bra again;\n"
-                 "done:\n}\n" ::"r"(bar),
-                 "r"(parity)
-                 : "memory");
-}
+/* cp.async.bulk.tensor: box at (c0, c1) of a 2-D map into shared memory, bytes reported to bar. */
 static __device__ __forceinline__ void tma_load_2d(uint32_t dst, const CUtensorMap *map,
                                                    uint32_t bar, int c0, int c1)
 {
@@ -108,6 +98,11 @@ static __device__ __forceinline__ void tma_load_2d(uint32_t dst, const CUtensorM
                  "[%0], [%1, {%3, %4}], [%2];" ::"r"(dst),
                  "l"(map), "r"(bar), "r"(c0), "r"(c1)
                  : "memory");
+}
+static __device__ __forceinline__ void tma_load_2d(void *dst, const CUtensorMap *map, uint64_t *bar,
+                                                   int c0, int c1)
+{
+    tma_load_2d(smem_u32(dst), map, smem_u32(bar), c0, c1);
 }
 
 static __device__ __forceinline__ void tma_load_3d(uint32_t dst, const CUtensorMap *map,
@@ -118,6 +113,8 @@ static __device__ __forceinline__ void tma_load_3d(uint32_t dst, const CUtensorM
                  "l"(map), "r"(bar), "r"(c0), "r"(c1), "r"(c2)
                  : "memory");
 }
+
+/* The same into the same offset of every CTA in `mask`, each told at its own barrier. */
 static __device__ __forceinline__ void tma_load_2d_multicast(uint32_t dst, const CUtensorMap *map,
                                                              uint32_t bar, int c0, int c1,
                                                              uint16_t mask)
@@ -127,26 +124,11 @@ static __device__ __forceinline__ void tma_load_2d_multicast(uint32_t dst, const
                  "l"(map), "r"(bar), "r"(c0), "r"(c1), "h"(mask)
                  : "memory");
 }
-
-/* cp.async.bulk.tensor: box at (c0, c1) of a 2-D map into shared memory, bytes reported to bar. */
-static __device__ __forceinline__ void tma_load_2d(void *dst, const CUtensorMap *map, uint64_t *bar,
-                                                   int c0, int c1)
-{
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
-                 "[%0], [%1, {%3, %4}], [%2];" ::"r"(smem_u32(dst)),
-                 "l"(map), "r"(smem_u32(bar)), "r"(c0), "r"(c1)
-                 : "memory");
-}
-
-/* The same into the same offset of every CTA in `mask`, each told at its own barrier. */
 static __device__ __forceinline__ void tma_load_2d_multicast(void *dst, const CUtensorMap *map,
                                                              uint64_t *bar, int c0, int c1,
                                                              uint16_t mask)
 {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-                 ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(smem_u32(dst)),
-                 "l"(map), "r"(smem_u32(bar)), "r"(c0), "r"(c1), "h"(mask)
-                 : "memory");
+    tma_load_2d_multicast(smem_u32(dst), map, smem_u32(bar), c0, c1, mask);
 }
 
 /* What is copied with this leaves L2 before anything else: weights, used once a call. */
