@@ -18,51 +18,6 @@ static int n_passed, n_failed;
 static cudaStream_t stream;
 static const int W = 1024, CACHE = 1200;
 
-__global__ void fill32(float *p, size_t n, uint64_t seed, float scale, float add)
-{
-    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
-         i += (size_t)gridDim.x * blockDim.x)
-        p[i] = uniform(seed, i) * scale + add;
-}
-template <class T> static T *get(size_t n)
-{
-    T *p;
-    CK(cudaMalloc(&p, n * sizeof(T)));
-    return p;
-}
-static bf16 *make16(size_t n, uint64_t seed, float scale)
-{
-    bf16 *p = get<bf16>(n);
-    fill<<<512, 256>>>(p, n, seed, scale);
-    return p;
-}
-static float *make32(size_t n, uint64_t seed, float scale, float add)
-{
-    float *p = get<float>(n);
-    fill32<<<512, 256>>>(p, n, seed, scale, add);
-    return p;
-}
-template <class T> static std::vector<T> down(const T *p, size_t n)
-{
-    std::vector<T> h(n);
-    CK(cudaDeviceSynchronize());
-    CK(cudaMemcpy(h.data(), p, n * sizeof(T), cudaMemcpyDeviceToHost));
-    return h;
-}
-template <class T> static T *up(const std::vector<T> &h)
-{
-    T *p = get<T>(h.size());
-    CK(cudaMemcpy(p, h.data(), h.size() * sizeof(T), cudaMemcpyHostToDevice));
-    return p;
-}
-static float widen(uint16_t v)
-{
-    uint32_t u = (uint32_t)v << 16;
-    float f;
-    memcpy(&f, &u, 4);
-    return f;
-}
-
 /* ---------------------------------------------------------------- the plain layer */
 
 __global__ void ref_norm(bf16 *xg, float *inv, float *part, const float *x, const float *gain)
@@ -194,24 +149,6 @@ static struct layer layer_make(uint64_t seed)
     return l;
 }
 
-static double rel(const std::vector<float> &got, const std::vector<float> &ref)
-{
-    double d = 0, r = 0;
-    for (size_t i = 0; i < ref.size(); i++) {
-        if (!isfinite(got[i]))
-            return INFINITY;
-        d += ((double)got[i] - ref[i]) * ((double)got[i] - ref[i]);
-        r += (double)ref[i] * ref[i];
-    }
-    return sqrt(d / (r > 0 ? r : 1));
-}
-static std::vector<float> wide(const std::vector<uint16_t> &v)
-{
-    std::vector<float> f(v.size());
-    for (size_t i = 0; i < v.size(); i++)
-        f[i] = widen(v[i]);
-    return f;
-}
 /* From the kernel's scratch to rows: blocks of 8 columns, or of 32 in the order of act_at. */
 static std::vector<float> unblock(const std::vector<uint16_t> &v, int rows, int cols, int by8)
 {
@@ -506,7 +443,6 @@ int main(int argc, char **argv)
         printf("skipped: no Hopper GPU\n0 passed, 0 failed, 1 skipped\n");
         return 0;
     }
-    (void)find_encode;
     setvbuf(stdout, NULL, _IOLBF, 0);
     CK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     CK(early90_prepare());

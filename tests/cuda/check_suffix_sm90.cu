@@ -16,54 +16,6 @@ static int n_passed, n_failed, n_sms;
 static tensor_map_encode_fn encode;
 static cudaStream_t stream;
 
-__global__ void fill32(float *p, size_t n, uint64_t seed, float scale, float add)
-{
-    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
-         i += (size_t)gridDim.x * blockDim.x) {
-        p[i] = uniform(seed, i) * scale + add;
-    }
-}
-
-template <class T> static T *get(size_t n)
-{
-    T *p;
-    CK(cudaMalloc(&p, n * sizeof(T)));
-    return p;
-}
-static bf16 *make16(size_t n, uint64_t seed, float scale)
-{
-    bf16 *p = get<bf16>(n);
-    fill<<<512, 256>>>(p, n, seed, scale);
-    return p;
-}
-static float *make32(size_t n, uint64_t seed, float scale, float add)
-{
-    float *p = get<float>(n);
-    fill32<<<512, 256>>>(p, n, seed, scale, add);
-    return p;
-}
-template <class T> static std::vector<T> down(const T *p, size_t n)
-{
-    std::vector<T> h(n);
-    CK(cudaDeviceSynchronize());
-    CK(cudaMemcpy(h.data(), p, n * sizeof(T), cudaMemcpyDeviceToHost));
-    return h;
-}
-template <class T> static T *up(const std::vector<T> &h)
-{
-    T *p = get<T>(h.size());
-    CK(cudaMemcpy(p, h.data(), h.size() * sizeof(T), cudaMemcpyHostToDevice));
-    return p;
-}
-
-static float widen(uint16_t v)
-{
-    uint32_t u = (uint32_t)v << 16;
-    float f;
-    memcpy(&f, &u, 4);
-    return f;
-}
-
 /* ---------------------------------------------------------------- references */
 
 /* y = inv · (x·wᵀ) + shift; inv from Σ part, or 1. */
@@ -132,24 +84,6 @@ __global__ void ref_attention(float *o, const bf16 *q, const bf16 *k, const bf16
 
 /* ---------------------------------------------------------------- verdicts */
 
-static double rel(const std::vector<float> &got, const std::vector<float> &ref)
-{
-    double d = 0, r = 0;
-    for (size_t i = 0; i < ref.size(); i++) {
-        if (!isfinite(got[i]))
-            return NAN;
-        d += ((double)got[i] - ref[i]) * ((double)got[i] - ref[i]);
-        r += (double)ref[i] * ref[i];
-    }
-    return sqrt(d / (r > 0 ? r : 1));
-}
-static std::vector<float> wide(const std::vector<uint16_t> &v)
-{
-    std::vector<float> f(v.size());
-    for (size_t i = 0; i < v.size(); i++)
-        f[i] = widen(v[i]);
-    return f;
-}
 static void verdict(const char *what, struct sfx90_tile t, int m, int k, double r, int same,
                     int guard, int alone)
 {

@@ -13,29 +13,6 @@ typedef __nv_bfloat16 bf16;
 static int n_passed, n_failed, n_sms;
 static tensor_map_encode_fn encode;
 
-/* Uniform in add ± scale. */
-__global__ void fill32(float *p, size_t n, uint64_t seed, float scale, float add)
-{
-    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
-         i += (size_t)gridDim.x * blockDim.x)
-        p[i] = uniform(seed, i) * scale + add;
-}
-
-static bf16 *make16(size_t n, uint64_t seed, float scale)
-{
-    bf16 *p;
-    CK(cudaMalloc(&p, n * 2));
-    fill<<<512, 256>>>(p, n, seed, scale);
-    return p;
-}
-static float *make32(size_t n, uint64_t seed, float scale, float add)
-{
-    float *p;
-    CK(cudaMalloc(&p, n * 4));
-    fill32<<<512, 256>>>(p, n, seed, scale, add);
-    return p;
-}
-
 /* ---------------------------------------------------------------- references */
 
 /* y[row] = (x − mean)·rstd·g + b, float32, one block a row. */

@@ -12,6 +12,9 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+
+#include <vector>
 
 #define CK(call)                                                                         \
     do {                                                                                 \
@@ -41,6 +44,47 @@ __global__ void fill(__nv_bfloat16 *p, size_t n, uint64_t seed, float scale)
     }
 }
 
+/* float32 values uniform in add ± scale, a function of (seed, index). */
+__global__ void fill32(float *p, size_t n, uint64_t seed, float scale, float add)
+{
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
+         i += (size_t)gridDim.x * blockDim.x)
+        p[i] = uniform(seed, i) * scale + add;
+}
+
+/* Device memory of n values: as it comes, by the two kernels above, from the host; and back. */
+template <class T> static T *get(size_t n)
+{
+    T *p;
+    CK(cudaMalloc(&p, n * sizeof(T)));
+    return p;
+}
+static inline __nv_bfloat16 *make16(size_t n, uint64_t seed, float scale)
+{
+    __nv_bfloat16 *p = get<__nv_bfloat16>(n);
+    fill<<<512, 256>>>(p, n, seed, scale);
+    return p;
+}
+static inline float *make32(size_t n, uint64_t seed, float scale, float add)
+{
+    float *p = get<float>(n);
+    fill32<<<512, 256>>>(p, n, seed, scale, add);
+    return p;
+}
+template <class T> static T *up(const std::vector<T> &h)
+{
+    T *p = get<T>(h.size());
+    CK(cudaMemcpy(p, h.data(), h.size() * sizeof(T), cudaMemcpyHostToDevice));
+    return p;
+}
+template <class T> static std::vector<T> down(const T *p, size_t n)
+{
+    std::vector<T> h(n);
+    CK(cudaDeviceSynchronize());
+    CK(cudaMemcpy(h.data(), p, n * sizeof(T), cudaMemcpyDeviceToHost));
+    return h;
+}
+
 /* out[0] += Σ(got-ref)², out[1] += Σref², out[2]: count of NaN; out as double. */
 __global__ void compare(double *out, const __nv_bfloat16 *got, const float *ref, size_t n)
 {
@@ -57,7 +101,34 @@ __global__ void compare(double *out, const __nv_bfloat16 *got, const float *ref,
     atomicAdd(&out[2], bad);
 }
 
-static tensor_map_encode_fn find_encode(void)
+/* bf16 bits as float32; ‖got − ref‖ / ‖ref‖ of what came back. */
+static inline float widen(uint16_t v)
+{
+    uint32_t u = (uint32_t)v << 16;
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+static inline std::vector<float> wide(const std::vector<uint16_t> &v)
+{
+    std::vector<float> f(v.size());
+    for (size_t i = 0; i < v.size(); i++)
+        f[i] = widen(v[i]);
+    return f;
+}
+static inline double rel(const std::vector<float> &got, const std::vector<float> &ref)
+{
+    double d = 0, r = 0;
+    for (size_t i = 0; i < ref.size(); i++) {
+        if (!isfinite(got[i]))
+            return INFINITY;
+        d += ((double)got[i] - ref[i]) * ((double)got[i] - ref[i]);
+        r += (double)ref[i] * ref[i];
+    }
+    return sqrt(d / (r > 0 ? r : 1));
+}
+
+static inline tensor_map_encode_fn find_encode(void)
 {
     void *fn = NULL;
     cudaDriverEntryPointQueryResult q;
