@@ -217,17 +217,6 @@ __device__ __forceinline__ uint32_t max4(uint32_t m, uint4 v)
 {
     return max(max(m, max(v.x, v.y)), max(v.z, v.w));
 }
-__device__ __forceinline__ uint32_t pack2(float lo, float hi)
-{
-    __nv_bfloat162 v = __floats2bfloat162_rn(lo, hi);
-    return *(uint32_t *)&v;
-}
-/* 0.5 z (1 + tanh(sqrt(2/π)(z + 0.044715 z³))) */
-__device__ __forceinline__ float gelu(float z)
-{
-    float u = 0.7978845608f * (z + 0.044715f * z * z * z);
-    return __fdividef(z, 1.f + exp2_approx(-2.885390082f * u));
-}
 __device__ __forceinline__ float silu(float z) { return z / (1.f + __expf(-z)); }
 
 __device__ __forceinline__ void zero(float (&acc)[N8][4])

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * denoise_sm90: layouts shared by the loop (denoise_sm90.cu) and by what prepares its data
- * (denoise_sm90_pack.cu).
+ * (denoise_sm90_pack.cu), and the order of the weights that early_sm90.cu reads too.
  *
  * Every product is out^T[rows × tokens] = W[rows × K] · act^T[K × tokens] by mma.m16n8k16: weights
  * are the A operand, tokens are N. In a lane, g = lane / 4 and t = lane % 4.
@@ -89,6 +89,18 @@ __device__ __forceinline__ int k_off(int dim, int key)
 __device__ __forceinline__ int v_off(int dim, int key)
 {
     return ((dim >> 1 & 7) * 4 + (key >> 2)) * 8 + ((dim & 1) + (key & 2)) * 2 + (key & 1);
+}
+
+__device__ __forceinline__ uint32_t pack2(float lo, float hi)
+{
+    __nv_bfloat162 v = __floats2bfloat162_rn(lo, hi);
+    return *(uint32_t *)&v;
+}
+/* 0.5 z (1 + tanh(sqrt(2/π)(z + 0.044715 z³))) */
+__device__ __forceinline__ float gelu(float z)
+{
+    float u = 0.7978845608f * (z + 0.044715f * z * z * z);
+    return __fdividef(z, 1.f + exp2_approx(-2.885390082f * u));
 }
 
 /* Before the loop, in its stream: empties the exchange buffers, packs the prefix keys without the

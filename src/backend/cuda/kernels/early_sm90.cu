@@ -16,17 +16,19 @@
  * Long because it is one kernel: its phases share shared memory, the stream of weights and their layouts.
  * Rounding:  as in the loop (denoise_sm90.cu): bf16(x · gain) in, 1/rms on the sum; q, k, v, weights of keys,
  *            o, h bf16; residual, sums, softmax float32. Fixed order everywhere. */
+#include "backend/cuda/kernels/denoise_sm90.cuh"
 #include "early_sm90.h"
+#include "ptx_sm80.cuh"
 #include "ptx_sm90.cuh"
 #include "wgmma_sm90.cuh"
 
 namespace
 {
-typedef __nv_bfloat16 bf16;
+using dn90::bf16, dn90::E, dn90::F, dn90::gelu, dn90::pack2, dn90::QD, dn90::W;
+using dn90::UNIT; /* bytes: 16 rows × 1024 k of the packed form */
+using wg90::store_u32_if;
 
-constexpr int W = 1024, E = 256, QD = 2048, F = 4096;
 constexpr int CTAS = 4, WARPS = 8, THREADS = WARPS * 32;
-constexpr int UNIT = 32768;        /* bytes: 16 rows × 1024 k of the packed form */
 constexpr int GROUP = 2048;        /* bytes of weights a warp asks for and multiplies at a time */
 constexpr int TURN = 4;            /* groups between looks at where the weights go on */
 constexpr int KEYS = 64;           /* of a round of attention */
@@ -75,19 +77,7 @@ PTX_INLINE void cp16_if(bool yes, uint32_t to, const void *from, uint64_t pol)
         "r"(to), "l"(from), "l"(pol)
         : "memory");
 }
-PTX_INLINE void cp_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int N> PTX_INLINE void cp_wait()
-{
-    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
-}
-/* Without a branch: what follows is for whole warps. */
-PTX_INLINE void store_if(bool yes, void *to, uint32_t v)
-{
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %0, 0;\n@p st.global.b32 [%1], %2;\n}" ::"r"((int)yes),
-        "l"(to), "r"(v)
-        : "memory");
-}
+/* Without a branch, as store_u32_if: what follows is for whole warps. */
 PTX_INLINE void sts_if(bool yes, uint32_t a, uint32_t v)
 {
     asm volatile(
@@ -98,17 +88,6 @@ PTX_INLINE void sts_if(bool yes, uint32_t a, uint32_t v)
 PTX_INLINE void sts_u32(uint32_t a, uint32_t v)
 {
     asm volatile("st.shared.u32 [%0], %1;" ::"r"(a), "r"(v) : "memory");
-}
-PTX_INLINE uint32_t pack2(float lo, float hi)
-{
-    __nv_bfloat162 v = __floats2bfloat162_rn(lo, hi);
-    return *(uint32_t *)&v;
-}
-/* 0.5 z (1 + tanh(sqrt(2/π)(z + 0.044715 z³))) */
-PTX_INLINE float gelu(float z)
-{
-    float u = 0.7978845608f * (z + 0.044715f * z * z * z);
-    return __fdividef(z, 1.f + exp2_approx(-2.885390082f * u));
 }
 PTX_INLINE float warp_sum(float v)
 {
@@ -149,19 +128,6 @@ template <int J> PTX_INLINE void rows_max(float *to, float *v, int lane)
         if (g < J)
             *(float2 *)(to + g * 8 + 2 * t) = make_float2(v[0], v[1]);
     }
-}
-template <bool TRANS> PTX_INLINE void ldmatrix4(uint32_t (&r)[4], uint32_t at)
-{
-    if (TRANS)
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                     : "r"(at)
-                     : "memory");
-    else
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                     : "r"(at)
-                     : "memory");
 }
 PTX_INLINE void bulk(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
 {
@@ -211,9 +177,9 @@ template <bool PACKED> struct weights {
         left = one ? k / 64 : k / 32;
         if (PACKED) {
             const int unit = kind == 0   ? tile
-                             : kind == 1 ? 160 + tile * 2
-                             : kind == 2 ? 288 + tile
-                                         : 800 + tile * 4;
+                             : kind == 1 ? dn90::U_QKV + tile * 2
+                             : kind == 2 ? dn90::U_QKV + dn90::U_O + tile
+                                         : dn90::U_QKV + dn90::U_O + dn90::U_GU + tile * 4;
             p = (const uint8_t *)a.wqkv + (size_t)unit * UNIT + lane * 16;
             d1 = 512, d2 = one ? 1024 : k * 32, d3 = d2 + 512;
             step = one ? 2048 : 1024;
@@ -234,7 +200,7 @@ template <bool PACKED> struct weights {
         const bool yes = left > 0;
         cp16_if(yes, to, p, pol), cp16_if(yes, to + 512, p + d1, pol);
         cp16_if(yes, to + 1024, p + d2, pol), cp16_if(yes, to + 1536, p + d3, pol);
-        cp_commit();
+        cp_async_commit();
         p += step, left--;
     }
 };
@@ -289,7 +255,7 @@ template <int T, bool PACKED> struct ctx {
             uint32_t f[2][4][4];
 #pragma unroll
             for (int s = 0; s < TURN; s++) {
-                cp_wait<S::depth - 1>();
+                cp_async_wait<S::depth - 1>();
                 uint4 a[4];
 #pragma unroll
                 for (int j = 0; j < 4; j++)
@@ -429,8 +395,8 @@ __device__ __forceinline__ void qkv(ctx<T, PACKED> &c, const struct early90 &p, 
                 to = p.q + ((size_t)(head * 32 + (i0 >> 3)) * c.rows + at) * 8 + 2 * c.t;
             else
                 to = (head == 8 ? p.k : p.v) + (size_t)c.sm->where[at].x * E + i0 + 2 * c.t;
-            store_if(tok < c.rows, to, l);
-            store_if(tok < c.rows, to + (head < 8 ? 16 * c.rows * 8 : 128), h);
+            store_u32_if(tok < c.rows, to, l);
+            store_u32_if(tok < c.rows, to + (head < 8 ? 16 * c.rows * 8 : 128), h);
         }
     }
 }
@@ -495,8 +461,8 @@ __device__ __forceinline__ void attention(ctx<T, PACKED> &c, const struct early9
 #pragma unroll
             for (int k = 0; k < E / 16; k += 2) {
                 uint32_t(&a)[2][4] = f[k >> 1 & 1];
-                ldmatrix4<false>(a[0], ks + k_at + k * 32);
-                ldmatrix4<false>(a[1], ks + k_at + k * 32 + 32);
+                ldmatrix_x4(a[0], ks + k_at + k * 32);
+                ldmatrix_x4(a[1], ks + k_at + k * 32 + 32);
                 wg90::wgmma_fence();
                 mma_rs<T>(s2[0], a[0], bq + k * (c.stride >> 3), k > 0);
                 mma_rs<T>(s2[1], a[1], bq + (k + 1) * (c.stride >> 3), k > 0);
@@ -558,7 +524,7 @@ __device__ __forceinline__ void attention(ctx<T, PACKED> &c, const struct early9
             uint32_t(&a)[4][4] = f[k & 1];
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                ldmatrix4<true>(a[i], ks + v_at + k * (16 * KV_ROW) + i * 128);
+                ldmatrix_x4_trans(a[i], ks + v_at + k * (16 * KV_ROW) + i * 128);
             wg90::wgmma_fence();
 #pragma unroll
             for (int i = 0; i < 4; i++)
@@ -593,8 +559,8 @@ __device__ __forceinline__ void attention(ctx<T, PACKED> &c, const struct early9
             const uint32_t l = wg90::movmatrix(pack2(o[a][4 * n] * f[0], o[a][4 * n + 1] * f[1]));
             const uint32_t h =
                 wg90::movmatrix(pack2(o[a][4 * n + 2] * f[0], o[a][4 * n + 3] * f[1]));
-            store_if(tok < c.rows, p.o + act_at(col8, c.t, at, c.rows), l);
-            store_if(tok < c.rows, p.o + act_at(col8 + 1, c.t, at, c.rows), h);
+            store_u32_if(tok < c.rows, p.o + act_at(col8, c.t, at, c.rows), l);
+            store_u32_if(tok < c.rows, p.o + act_at(col8 + 1, c.t, at, c.rows), h);
         }
     }
 }
@@ -626,7 +592,7 @@ __device__ __forceinline__ void gate_up(ctx<T, PACKED> &c, const struct early90 
             }
             const uint32_t v = wg90::movmatrix(pack2(h[0], h[1]));
             const int tok = n * 8 + c.g, at = min(tok, c.rows - 1);
-            store_if(tok < c.rows, p.h + act_at(tile, c.t, at, c.rows), v);
+            store_u32_if(tok < c.rows, p.h + act_at(tile, c.t, at, c.rows), v);
         }
     }
 }
@@ -706,8 +672,8 @@ __device__ __forceinline__ void residual(ctx<T, PACKED> &c, const struct early90
                 const uint32_t h = wg90::movmatrix(pack2(v[2] * gain[1], v[3] * gain[1]));
                 const int tok = n * 8 + c.g;
                 uint16_t *to = p.xg + (size_t)tok * W + c.gw * 32 + a * 16 + 2 * c.t;
-                store_if(tok < c.rows, to, l);
-                store_if(tok < c.rows, to + 8, h);
+                store_u32_if(tok < c.rows, to, l);
+                store_u32_if(tok < c.rows, to + 8, h);
             }
         }
     }

@@ -51,17 +51,11 @@ struct args {
     float scale_log2;
 };
 
-static __device__ __forceinline__ void consumers_sync(void)
-{
-    asm volatile("bar.sync 1, 256;" ::: "memory");
-}
+static __device__ __forceinline__ void consumers_sync(void) { bar_sync(1, 256); }
 /* Those who finish: the consumers and the two warps that have produced, so that ten pieces of eight rows
  * and 16 dims are one turn. */
 constexpr int FINISHERS = 10;
-static __device__ __forceinline__ void finishers_sync(void)
-{
-    asm volatile("bar.sync 2, 320;" ::: "memory");
-}
+static __device__ __forceinline__ void finishers_sync(void) { bar_sync(2, 320); }
 /* What a tile looks at. */
 struct tile {
     int q_row, n_rows;        /* first row of q and o, rows that exist */

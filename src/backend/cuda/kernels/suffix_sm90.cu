@@ -371,14 +371,6 @@ static __device__ __forceinline__ void gather_rms(const args &g, const place &p,
     }
 }
 
-static __device__ __forceinline__ void store_u32_if(int yes, void *p, uint32_t v)
-{
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %0, 0;\n"
-                 "@p st.global.b32 [%1], %2;\n}" ::"r"(yes),
-                 "l"(p), "r"(v)
-                 : "memory");
-}
-
 /* (cache row, position) of token t of the call. */
 static __device__ __forceinline__ int2 row_of(const args &g, int t)
 {

@@ -320,6 +320,15 @@ static __device__ __forceinline__ void stmatrix2_trans(uint32_t at, uint32_t a, 
                  : "memory");
 }
 
+/* Without a branch: one would stand between products. */
+static __device__ __forceinline__ void store_u32_if(int yes, void *p, uint32_t v)
+{
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %0, 0;\n"
+                 "@p st.global.b32 [%1], %2;\n}" ::"r"(yes),
+                 "l"(p), "r"(v)
+                 : "memory");
+}
+
 static __device__ __forceinline__ void bar_sync(int id, int threads)
 {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
