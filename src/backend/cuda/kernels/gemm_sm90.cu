@@ -25,8 +25,8 @@
  * Now:       M = 788: 134 µs in a call (787 TFLOP/s, GeGLU in it; CUPTI). Launches back to back over six
  *            weight sets: 532: 100, 560: 105, 788: 139, 968: 172; cuBLASLt without the GeGLU 94, 136,
  *            166 at 536, 792, 968 (bench_gemm). Bound by power: the clock falls to 1.4 … 1.55 GHz in it,
- *            in single launches too, and the cycles are those of the products. 16384 rows back to back 3.09 … 3.21 ms (T = 168; 3.44 … 3.51 in one group).
- *            NVIDIA H200, 2026-11-22.
+ *            in single launches too, and the cycles are those of the products. 16384 rows back to back
+ *            3.09 … 3.21 ms (T = 168; 3.44 … 3.51 in one group). NVIDIA H200, 2026-11-22.
  * Rounding:  one, at the store; gelu in float32 through exp. */
 #include "gemm_sm90.h"
 #include "wgmma_sm90.cuh"
