@@ -48,9 +48,10 @@ print("/* SPDX-License-Identifier: Apache-2.0")
 print(" * wgmma_sm90: written by tools/gen_wgmma.py; do not edit. */")
 for n in SHAPES:
     emit(n, False)
-for n in (8, 16, 56, 64, 256):
+for n in (8, 16, 64, 256):
     emit(n, True)
-emit(40, False, True)
+for n in (40, 56):
+    emit(n, False, True)
 print("/* d += a · b by the shape's name. */")
 print("template <int N> static __device__ __forceinline__ void mma(float (&d)[N / 2], uint64_t a, uint64_t b, "
       "int accumulate);")

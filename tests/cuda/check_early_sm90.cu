@@ -149,6 +149,15 @@ static struct layer layer_make(uint64_t seed)
     return l;
 }
 
+static cudaError_t launch(const struct early90 *p)
+{
+    static tensor_map_encode_fn encode = find_encode();
+    struct early90_maps m;
+    if (early90_plan(&m, encode, p) != CUDA_SUCCESS)
+        return cudaErrorInvalidValue;
+    return early90_launch(p, &m, stream);
+}
+
 /* From the kernel's scratch to rows: blocks of 8 columns, or of 32 in the order of act_at. */
 static std::vector<float> unblock(const std::vector<uint16_t> &v, int rows, int cols, int by8)
 {
@@ -206,7 +215,7 @@ static void check(const struct layer *l, int rows, int n_state, int packed, int 
     struct cu_row *dr = up(hr);
     struct cu_sample *ds = up(std::vector<struct cu_sample>(1, s));
     struct early90 p = {};
-    p.rows = rows, p.n_state = n_state, p.packed = packed;
+    p.rows = rows, p.n_state = n_state, p.packed = packed, p.cache_rows = CACHE;
     p.wqkv = packed ? l->packed : l->wqkv, p.wo = l->wo, p.wgu = l->wgu, p.wdown = l->wdown;
     if (packed)
         p.wo = p.wgu = p.wdown = NULL;
@@ -221,7 +230,7 @@ static void check(const struct layer *l, int rows, int n_state, int packed, int 
     for (int run = 0; run < 2; run++) {
         buffers_fill(&b, &s, rows, 31);
         p.xg = b.xg, p.part = b.part;
-        CK(early90_launch(&p, stream));
+        CK(launch(&p));
         CK(cudaDeviceSynchronize());
         x[run] = down(b.x, 57 * 1024), part[run] = down(b.part, 57 * 16);
         k[run] = down(b.k, (size_t)CACHE * 256), v[run] = down(b.v, (size_t)CACHE * 256);
@@ -258,8 +267,10 @@ static void check(const struct layer *l, int rows, int n_state, int packed, int 
     e[0] = rel(cut(k[0], at, n_kv), cut(down(r.k, (size_t)CACHE * 256), at, n_kv));
     e[1] = rel(cut(v[0], at, n_kv), cut(down(r.v, (size_t)CACHE * 256), at, n_kv));
     e[2] = rel(unblock(q, rows, 2048, 1), wide(down(r.q, (size_t)rows * 2048)));
-    e[3] = rel(unblock(o, rows, 2048, 0), wide(down(r.o, (size_t)rows * 2048)));
-    e[4] = rel(unblock(h, rows, 4096, 0), wide(down(r.h, (size_t)rows * 4096)));
+    e[3] = rel(unblock(o, rows, 2048, rows > EARLY90_NARROW_ROWS),
+               wide(down(r.o, (size_t)rows * 2048)));
+    e[4] = rel(unblock(h, rows, 4096, rows > EARLY90_NARROW_ROWS),
+               wide(down(r.h, (size_t)rows * 4096)));
     std::vector<float> dx((size_t)rows * 1024), rx = down(r.x, (size_t)rows * 1024);
     for (size_t i = 0; i < dx.size(); i++)
         dx[i] = x[0][i] - x0[i], rx[i] -= x0[i];
@@ -287,7 +298,7 @@ static void check(const struct layer *l, int rows, int n_state, int packed, int 
         CK(cudaMemcpy(b.x + (size_t)(rows - 1) * 1024, x0.data() + (size_t)(rows - 1) * 1024, 4096,
                       cudaMemcpyHostToDevice));
         p.xg = NULL;
-        CK(early90_launch(&p, stream));
+        CK(launch(&p));
         std::vector<float> other = down(b.x, (size_t)rows * 1024);
         alone = !memcmp(other.data() + (size_t)(rows - 1) * 1024,
                         x[0].data() + (size_t)(rows - 1) * 1024, 4096);
@@ -316,7 +327,7 @@ static void check_all(void)
     struct layer l = layer_make(100);
     for (int packed = 1; packed >= 0; packed--)
         for (int rows : { 1, 2, 8, 11, 16, 17, 51, 56 }) {
-            if (packed && rows > EARLY90_PACKED_ROWS)
+            if (packed && rows > EARLY90_NARROW_ROWS)
                 continue;
             for (int ada = 0; ada < 2; ada++) {
                 int state = !ada;
@@ -373,7 +384,7 @@ static void bench(int rows, int n_state, int packed, int valid)
     const size_t layer = (size_t)1056 * 32768;
     bf16 *w = make16(layer / 2 * L, 5, 0.03f);
     struct early90 p = {};
-    p.rows = rows, p.n_state = n_state, p.packed = packed;
+    p.rows = rows, p.n_state = n_state, p.packed = packed, p.cache_rows = CACHE;
     p.norm1 = l.norm1, p.norm2 = l.norm2, p.suffix_rows = up(hr);
     p.sample = up(std::vector<struct cu_sample>(1, s)), p.cos_sin = l.cs;
     p.k = b.k, p.v = b.v, p.x = b.x, p.q = b.q, p.o = b.o, p.h = b.h, p.scale = 1.f / 16;
@@ -384,7 +395,7 @@ static void bench(int rows, int n_state, int packed, int valid)
             uint8_t *at = (uint8_t *)w + i * layer;
             p.wqkv = at, p.wo = at + 2560 * 2048, p.wgu = at + 2560 * 2048 + 4194304;
             p.wdown = at + 2560 * 2048 + 4194304 + 16777216;
-            CK(early90_launch(&p, stream));
+            CK(launch(&p));
         }
     };
     cudaGraph_t g;

@@ -338,8 +338,8 @@ static void early_by_shape(void **state)
     assert_int_equal(c.early_sm90, 0);
     /* the prefix's 256 clusters take four turns of 64 as of 66 */
     assert_int_equal(cu_early_layers(&h200, 792, 11, 18, 16384), 17);
-    assert_int_equal(cu_early_layers(&h200, 968, 51, 18, 16384), 16);
-    assert_int_equal(cu_early_layers(&h200, 800, 51, 18, 16384), 13);
+    assert_int_equal(cu_early_layers(&h200, 968, 51, 18, 16384), 17);
+    assert_int_equal(cu_early_layers(&h200, 800, 51, 18, 16384), 17);
     assert_int_equal(cu_early_layers(&h200, 280, 11, 18, 16384), 11); /* it is soon over */
     assert_int_equal(cu_early_layers(&h200, 8, 11, 18, 16384), 2);
     assert_int_equal(cu_early_layers(&h200, 792, 11, 2, 16384), 0);

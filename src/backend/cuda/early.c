@@ -79,6 +79,7 @@ pi0_status early_layer(struct cuda_engine *c, const struct cu_key *k, int l, str
     struct early90 e = { .rows = d->action_horizon + c->plan.n_state,
                          .n_state = c->plan.n_state,
                          .packed = loop,
+                         .cache_rows = c->plan.max_batch * c->plan.max_keys,
                          .norm1 = pi05 ? norm : w->n1,
                          .norm2 = pi05 ? norm + 3 * W : w->n2,
                          .gate1 = pi05 ? norm + 2 * W : NULL,
@@ -110,8 +111,10 @@ pi0_status early_layer(struct cuda_engine *c, const struct cu_key *k, int l, str
             e.part = b->spart;
         }
     }
+    struct early90_maps m;
+    TRY(device_map_status(early90_plan(&m, c->encode, &e), err));
     TRY(wait_for(c, c->side, c->dev.stream, err));
-    CU_TRY(early90_launch(&e, c->side), err);
+    CU_TRY(early90_launch(&e, &m, c->side), err);
     return PI0_OK;
 }
 

@@ -152,7 +152,9 @@ int cuda_kernel(void *self, int i, struct pi0_kernel_choice *out)
                            ? "qkv_bf16_sm90"
                        : i == 7                         ? cu_attn_kernel_name(c->choice.attn_prefix)
                        : i == 9 && c->choice.geglu_sm90 ? "geglu_bf16_sm90"
-                       : i == 16                        ? "early_bf16_sm90"
+                       : i == 16 && S + c->plan.n_state > EARLY90_NARROW_ROWS
+                           ? "early_wide_bf16_sm90"
+                       : i == 16                                          ? "early_bf16_sm90"
                        : i >= 11 && c->has_loop && c->plan.max_batch == 1 ? "denoise_bf16_sm90"
                        : i == 12 && c->choice.suffix_sm90                 ? "suffix_attn_bf16_sm90"
                        : i >= 11 && c->choice.suffix_sm90                 ? "suffix_bf16_sm90"

@@ -89,7 +89,7 @@ int cu_loop_batch(int horizon) { return horizon < 16 ? 1 : 0; }
 int cu_early_layers(const struct cu_facts *f, int rows, int tokens, int depth, int mlp)
 {
     /* µs a layer of each, H200, side by side */
-    int prefix = 20 + rows * 3 / 10, early = tokens <= EARLY90_PACKED_ROWS ? 160 : 320;
+    int prefix = 20 + rows * 3 / 10, early = tokens <= EARLY90_NARROW_ROWS ? 160 : 210;
     int n = (depth - 1) * prefix / early, tile;
     if (geglu90_cost(rows, mlp, f->n_sm - EARLY90_CTAS, &tile) >
         geglu90_cost(rows, mlp, f->n_sm, &tile))

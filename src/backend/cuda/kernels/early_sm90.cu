@@ -1,26 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0
- * early_bf16_sm90: one layer of the first denoising step of one sample in one launch on four processors
- * (a cluster of 4 CTAs), beside the prefix's large products, which leave four idle.
+ * early_bf16_sm90: one layer of the first denoising step of one sample, up to 16 tokens, in one launch on
+ * four processors (a cluster of 4 CTAs), beside the prefix's large products, which leave four idle.
  *     qkv (1/rms, + W·shift, RoPE, K and V into the cache) | attention | x += o | gate·up | x += down
  * Tiling:    every product is out^T = W · act^T by wgmma, weights on M. A CTA owns a quarter of a product's
  *            rows, a warp whole tiles of 16 rows with all of K (5 of qkv, 2 of o, 16 of gate·up, 2 of down); the
  *            64 rows of a wgmma are one tile of each of four warps, its A operand registers. A warp's
  *            weights come by cp.async into a ring of its own, each lane's 16 bytes to where the same lane takes
  *            them: no barrier, no wait but for the lane's own copies, and the ring runs on through the
- *            ends of products. Activations lie in shared memory, tokens on N (16 or 56); between the products they
+ *            ends of products. Activations lie in shared memory, tokens on N (16); between the products they
  *            go through L2 and the cluster's barrier. A warpgroup has one head: 64 keys a round, scores
  *            K · qT, values VT · PT.
  * Budget:    34.6 MB of weights through four processors; one takes some 97 bytes a nanosecond: 90 µs.
- * Now:       125 µs for 11 tokens on 543 keys, 136 on 799 (packed), 146 (row-major), 240 for 51 tokens on 850, the
- *            same beside 128 processors that read 4.4 TB/s: check_early_sm90 --bench, NVIDIA H200, 2026-11-22.
+ * Now:       124 µs for 11 tokens on 543 keys, 135 on 799 (packed), 153 (row-major), the same beside 128
+ *            processors that read 4.3 TB/s: check_early_sm90 --bench, NVIDIA H200, 2026-11-23.
  * Long because it is one kernel: its phases share shared memory, the stream of weights and their layouts.
  * Rounding:  as in the loop (denoise_sm90.cu): bf16(x · gain) in, 1/rms on the sum; q, k, v, weights of keys,
  *            o, h bf16; residual, sums, softmax float32. Fixed order everywhere. */
 #include "backend/cuda/kernels/denoise_sm90.cuh"
-#include "early_sm90.h"
-#include "ptx_sm80.cuh"
-#include "ptx_sm90.cuh"
-#include "wgmma_sm90.cuh"
+#include "early_sm90.cuh"
 
 namespace
 {
@@ -41,23 +38,20 @@ constexpr int larger(int a, int b) { return a > b ? a : b; }
 
 /* T: tokens with padding. Shared memory is the ring of weights and chunks of activations, or, in
  * attention, q of two heads, weights of a round's keys, two rounds of K and V. */
-template <int T> struct shape {
+constexpr int T = EARLY90_NARROW_ROWS;
+struct shape {
     static constexpr int J = T / 8, N = T / 2; /* tiles of 8 tokens; a thread's sums of a tile */
-#ifdef EARLY_DEPTH
-    static constexpr int depth = EARLY_DEPTH;
-#else
-    static constexpr int depth = T <= 16 ? 8 : 4; /* groups of a warp on their way */
-#endif
+    static constexpr int depth = 2 * TURN;     /* groups of a warp on their way */
     static constexpr int ring = WARPS * depth * GROUP;
     static constexpr int chunk = T * BLOCKS * 64; /* 256 k of all tokens */
-    static constexpr int slots = T <= 16 ? 8 : 5;
+    static constexpr int slots = 8;
     static constexpr int q_bytes = 2 * T * E * 2, p_bytes = T * KEYS * 2;
     static constexpr int pool = larger(ring + slots * chunk, q_bytes + 2 * p_bytes + 4 * KV_BYTES);
-    static_assert(slots * chunk >= T * W * 2 && depth % TURN == 0, "x does not fit");
+    static_assert(slots * chunk >= T * W * 2, "x does not fit");
 };
 
-template <int T> struct smem {
-    using S = shape<T>;
+struct smem {
+    using S = shape;
     alignas(128) uint8_t pool[S::pool];
     float top[2][4][T], sum[2][4][T]; /* attention: of a warp's keys */
     float inv[T];                     /* 1 / rms */
@@ -66,8 +60,9 @@ template <int T> struct smem {
     uint64_t full[S::slots], kv[2];
     int done[S::slots]; /* warps that have read the chunk */
 };
+static_assert(sizeof(smem) <= 232448, "shared memory");
 
-#define AT(field) (uint32_t) offsetof(smem<T>, field)
+#define AT(field) (uint32_t) offsetof(smem, field)
 
 PTX_INLINE void cp16_if(bool yes, uint32_t to, const void *from, uint64_t pol)
 {
@@ -85,73 +80,6 @@ PTX_INLINE void sts_if(bool yes, uint32_t a, uint32_t v)
         "r"(a), "r"(v)
         : "memory");
 }
-PTX_INLINE void sts_u32(uint32_t a, uint32_t v)
-{
-    asm volatile("st.shared.u32 [%0], %1;" ::"r"(a), "r"(v) : "memory");
-}
-PTX_INLINE float warp_sum(float v)
-{
-#pragma unroll
-    for (int o = 16; o; o /= 2)
-        v += __shfl_xor_sync(~0u, v, o);
-    return v;
-}
-/* Over the eight lanes that hold the same columns. */
-PTX_INLINE float rows_sum(float v)
-{
-#pragma unroll
-    for (int o = 4; o < 32; o *= 2)
-        v += __shfl_xor_sync(~0u, v, o);
-    return v;
-}
-/* One step of a maximum over lanes `bit` apart: of N values each lane keeps a half. */
-template <int N> PTX_INLINE void halve_max(float *v, int lane, int bit)
-{
-    const bool up = lane & bit;
-#pragma unroll
-    for (int i = 0; i < N / 2; i++) {
-        const float keep = up ? v[i + N / 2] : v[i], give = up ? v[i] : v[i + N / 2];
-        v[i] = fmaxf(keep, __shfl_xor_sync(~0u, give, bit));
-    }
-}
-/* Maxima over the eight lanes with the same columns 8n + 2t + e, v[2n + e], to `to`. */
-template <int J> PTX_INLINE void rows_max(float *to, float *v, int lane)
-{
-    const int g = lane >> 2, t = lane & 3;
-    if constexpr (J == 2) {
-        halve_max<4>(v, lane, 16), halve_max<2>(v, lane, 8);
-        v[0] = fmaxf(v[0], __shfl_xor_sync(~0u, v[0], 4));
-        to[(g >> 2) * 8 + 2 * t + (g >> 1 & 1)] = v[0];
-    } else {
-        static_assert(J == 7, "8 lanes for 7 tiles");
-        halve_max<16>(v, lane, 16), halve_max<8>(v, lane, 8), halve_max<4>(v, lane, 4);
-        if (g < J)
-            *(float2 *)(to + g * 8 + 2 * t) = make_float2(v[0], v[1]);
-    }
-}
-PTX_INLINE void bulk(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
-{
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], "
-                 "%2, [%3];" ::"r"(to),
-                 "l"(from), "r"(bytes), "r"(bar)
-                 : "memory");
-}
-
-/* Descriptor of a matrix without swizzle: cores of 8 × 16 bytes, 128 bytes in a row; distances in bytes
- * between cores along k (or, of a matrix that is not k-major, along the other index) and across. */
-PTX_INLINE uint64_t desc(uint32_t at, uint32_t along, uint32_t across)
-{
-    return ((at & 0x3FFFF) >> 4) | (uint64_t)(along >> 4) << 16 | (uint64_t)(across >> 4) << 32;
-}
-template <int T>
-PTX_INLINE void mma_rs(float (&d)[T / 2], const uint32_t (&a)[4], uint64_t b, int more)
-{
-    if constexpr (T == 16)
-        wg90::wgmma_rs_n16<0>(d, a, b, more);
-    else
-        wg90::wgmma_rs_n56<0>(d, a, b, more);
-}
-
 /* Row r (0 … 15) of a tile of qkv is row qkv_row(tile) + r % 8 + r / 8 · 128 of the matrix. */
 __device__ __forceinline__ int qkv_row(int tile) { return tile / 16 * E + tile % 16 * 8; }
 
@@ -217,9 +145,9 @@ __device__ __forceinline__ void fragment(uint32_t (&f)[4], uint4 a, uint4 b, int
     }
 }
 
-template <int T, bool PACKED> struct ctx {
-    using S = shape<T>;
-    smem<T> *sm;
+template <bool PACKED> struct ctx {
+    using S = shape;
+    smem *sm;
     uint32_t base, mine, act; /* shared memory: all, this lane's place in its warp's ring, chunks */
     int tid, warp, lane, g, t, rank, gw, rows;
     uint32_t stride; /* bytes of 8 k of all tokens */
@@ -247,7 +175,6 @@ template <int T, bool PACKED> struct ctx {
         const uint32_t next = stride >> 3; /* two cores of k on, in units of 16 bytes */
         /* Half of a ring of 8 groups in turn. Not mine + (i & TURN) · GROUP: the compiler (13.0) makes a
          * uniform register of the second part, and of these copies illegal instructions. */
-        static_assert(S::depth == TURN || S::depth == 2 * TURN, "halves");
         uint32_t ring = mine;
 #pragma unroll 1
         for (int i = 0; i < n; i += TURN) {
@@ -268,8 +195,8 @@ template <int T, bool PACKED> struct ctx {
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const int j = NT == 2 ? i / 2 + i % 2 * 2 : i;
-                    mma_rs<T>(acc[NT == 2 ? j >> 1 : 0], f[s & 1][j],
-                              b + (NT == 2 ? j & 1 : j) * next, 1);
+                    wg90::wgmma_rs_n16<0>(acc[NT == 2 ? j >> 1 : 0], f[s & 1][j],
+                                          b + (NT == 2 ? j & 1 : j) * next, 1);
                 }
                 wg90::wgmma_commit();
                 if (s + 1 < TURN)
@@ -278,8 +205,7 @@ template <int T, bool PACKED> struct ctx {
                     wg90::wgmma_wait<0>();
                 b += (NT == 2 ? 2 : 4) * next;
             }
-            if (S::depth > TURN)
-                ring = 2 * mine + TURN * GROUP - ring;
+            ring = 2 * mine + TURN * GROUP - ring;
         }
     }
 };
@@ -309,9 +235,8 @@ __device__ __forceinline__ void exchange()
 }
 
 /* act = bf16(x · (1 + norm)), inv = 1/rms: every CTA all of it. */
-template <int T, bool PACKED>
-__device__ __forceinline__ void stage_x(ctx<T, PACKED> &c, const struct early90 &p,
-                                        const float *norm)
+template <bool PACKED>
+__device__ __forceinline__ void stage_x(ctx<PACKED> &c, const struct early90 &p, const float *norm)
 {
     constexpr int TWO = 2;
     c.forget();
@@ -356,10 +281,10 @@ __device__ __forceinline__ void stage_x(ctx<T, PACKED> &c, const struct early90 
 }
 
 /* ---- q, k, v: 1/rms, shift, RoPE; q to its scratch, [dim/8][token][8], k and v to the cache ---- */
-template <int NT, int T, bool PACKED>
-__device__ __forceinline__ void qkv(ctx<T, PACKED> &c, const struct early90 &p, int tile0)
+template <int NT, bool PACKED>
+__device__ __forceinline__ void qkv(ctx<PACKED> &c, const struct early90 &p, int tile0)
 {
-    using S = shape<T>;
+    using S = shape;
     float acc[NT][S::N];
     zero(acc);
     c.template multiply<NT>(acc, c.act, NT == 2 ? W / 32 : W / 64, p);
@@ -405,10 +330,10 @@ __device__ __forceinline__ void qkv(ctx<T, PACKED> &c, const struct early90 &p, 
  * Rounds of 64 keys, online softmax. Scores are K · qT, 16 keys a warp; values are VT · PT, 16 of each 64
  * dims a warp; K and V come to shared memory a row at a time, and by ldmatrix to registers. A thread's
  * columns of both products are the same tokens, so it keeps their maxima and sums. */
-template <int T, bool PACKED>
-__device__ __forceinline__ void attention(ctx<T, PACKED> &c, const struct early90 &p)
+template <bool PACKED>
+__device__ __forceinline__ void attention(ctx<PACKED> &c, const struct early90 &p)
 {
-    using S = shape<T>;
+    using S = shape;
     c.forget();
     const struct cu_sample sample = *p.sample;
     const int valid = sample.n_valid, n_keys = valid + c.rows, skip = sample.n_rows - valid;
@@ -464,8 +389,8 @@ __device__ __forceinline__ void attention(ctx<T, PACKED> &c, const struct early9
                 ldmatrix_x4(a[0], ks + k_at + k * 32);
                 ldmatrix_x4(a[1], ks + k_at + k * 32 + 32);
                 wg90::wgmma_fence();
-                mma_rs<T>(s2[0], a[0], bq + k * (c.stride >> 3), k > 0);
-                mma_rs<T>(s2[1], a[1], bq + (k + 1) * (c.stride >> 3), k > 0);
+                wg90::wgmma_rs_n16<0>(s2[0], a[0], bq + k * (c.stride >> 3), k > 0);
+                wg90::wgmma_rs_n16<0>(s2[1], a[1], bq + (k + 1) * (c.stride >> 3), k > 0);
                 wg90::wgmma_commit();
                 wg90::wgmma_wait<1>();
             }
@@ -477,10 +402,7 @@ __device__ __forceinline__ void attention(ctx<T, PACKED> &c, const struct early9
         ask(round + 1, 6, 11);
         const int key = round * KEYS + w4 * 16 + c.g;
         {
-            float v[S::J == 7 ? 16 : 4];
-#pragma unroll
-            for (int i = 2 * S::J; i < (int)(sizeof v / 4); i++)
-                v[i] = -INFINITY;
+            float v[2 * S::J];
 #pragma unroll
             for (int n = 0; n < S::J; n++)
 #pragma unroll
@@ -528,7 +450,7 @@ __device__ __forceinline__ void attention(ctx<T, PACKED> &c, const struct early9
             wg90::wgmma_fence();
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                mma_rs<T>(o[i], a[i], bp + k * (T * 2), 1);
+                wg90::wgmma_rs_n16<0>(o[i], a[i], bp + k * (T * 2), 1);
             wg90::wgmma_commit();
             wg90::wgmma_wait<1>();
         }
@@ -566,10 +488,10 @@ __device__ __forceinline__ void attention(ctx<T, PACKED> &c, const struct early9
 }
 
 /* ---- gate·up of two tiles: h = gelu(gate) · up ---- */
-template <int T, bool PACKED>
-__device__ __forceinline__ void gate_up(ctx<T, PACKED> &c, const struct early90 &p, int tile0)
+template <bool PACKED>
+__device__ __forceinline__ void gate_up(ctx<PACKED> &c, const struct early90 &p, int tile0)
 {
-    using S = shape<T>;
+    using S = shape;
     float acc[2][S::N];
     zero(acc);
     c.template multiply<2>(acc, c.act, W / 32, p);
@@ -599,12 +521,12 @@ __device__ __forceinline__ void gate_up(ctx<T, PACKED> &c, const struct early90 
 
 /* ---- o and down: x += gate · acc. Chunks of 256 k come into the slots in turn: number `first` and on,
  * counted over both products ---- */
-template <int T, bool PACKED>
-__device__ __forceinline__ void residual(ctx<T, PACKED> &c, const struct early90 &p,
+template <bool PACKED>
+__device__ __forceinline__ void residual(ctx<PACKED> &c, const struct early90 &p,
                                          const uint16_t *in, const float *gate, int first, int end,
                                          bool last)
 {
-    using S = shape<T>;
+    using S = shape;
     const uint32_t bytes = BLOCKS * 4 * c.stride;
     auto ask = [&](int i) {
         const uint32_t bar = c.base + AT(full) + i % S::slots * 8;
@@ -691,14 +613,14 @@ __device__ __forceinline__ void residual(ctx<T, PACKED> &c, const struct early90
     }
 }
 
-template <int T, bool PACKED>
+template <bool PACKED>
 __global__ void __cluster_dims__(CTAS, 1, 1) __launch_bounds__(THREADS, 1)
     early_bf16_sm90(const __grid_constant__ struct early90 p)
 {
-    using S = shape<T>;
+    using S = shape;
     extern __shared__ __align__(128) uint8_t raw[];
-    ctx<T, PACKED> c;
-    c.sm = (smem<T> *)raw, c.base = smem_addr(raw), c.act = c.base + S::ring;
+    ctx<PACKED> c;
+    c.sm = (smem *)raw, c.base = smem_addr(raw), c.act = c.base + S::ring;
     c.tid = threadIdx.x, c.warp = c.tid >> 5, c.lane = c.tid & 31, c.g = c.lane >> 2,
     c.t = c.lane & 3;
     c.rank = blockIdx.x, c.gw = c.rank * WARPS + c.warp, c.rows = p.rows, c.stride = p.rows * 16;
@@ -733,43 +655,49 @@ __global__ void __cluster_dims__(CTAS, 1, 1) __launch_bounds__(THREADS, 1)
     residual(c, p, p.h, p.gate2, QD / 256, QD / 256 + F / 256, true);
 }
 
-template <int T, bool PACKED> cudaError_t prepare()
+template <bool PACKED> cudaError_t prepare()
 {
-    const void *kernel = (const void *)early_bf16_sm90<T, PACKED>;
+    const void *kernel = (const void *)early_bf16_sm90<PACKED>;
     cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         (int)sizeof(smem<T>));
+                                         (int)sizeof(smem));
     if (e != cudaSuccess)
         return e;
     return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                 cudaSharedmemCarveoutMaxShared);
 }
-template <int T, bool PACKED> cudaError_t launch(const struct early90 *p, cudaStream_t stream)
+template <bool PACKED> cudaError_t launch(const struct early90 *p, cudaStream_t stream)
 {
-    early_bf16_sm90<T, PACKED><<<CTAS, THREADS, sizeof(smem<T>), stream>>>(*p);
+    early_bf16_sm90<PACKED><<<CTAS, THREADS, sizeof(smem), stream>>>(*p);
     return cudaGetLastError();
 }
-static_assert(sizeof(smem<16>) <= 232448 && sizeof(smem<56>) <= 232448, "shared memory");
 } // namespace
 
 extern "C" int early90_supported(int compute_major, int compute_minor, int rows, int packed)
 {
     return compute_major == 9 && compute_minor == 0 && rows >= 1 &&
-           rows <= (packed ? EARLY90_PACKED_ROWS : EARLY90_MAX_ROWS);
+           rows <= (packed ? EARLY90_NARROW_ROWS : EARLY90_MAX_ROWS);
 }
 
 extern "C" cudaError_t early90_prepare(void)
 {
-    cudaError_t e = prepare<16, true>();
+    cudaError_t e = prepare<true>();
     if (e == cudaSuccess)
-        e = prepare<16, false>();
-    return e == cudaSuccess ? prepare<56, false>() : e;
+        e = prepare<false>();
+    return e == cudaSuccess ? early90_wide_prepare() : e;
 }
 
-extern "C" cudaError_t early90_launch(const struct early90 *p, cudaStream_t stream)
+extern "C" CUresult early90_plan(struct early90_maps *m, tensor_map_encode_fn encode,
+                                 const struct early90 *p)
 {
-    if (p->rows < 1 || p->rows > (p->packed ? EARLY90_PACKED_ROWS : EARLY90_MAX_ROWS))
+    return p->rows > EARLY90_NARROW_ROWS ? early90_wide_plan(m, encode, p) : CUDA_SUCCESS;
+}
+
+extern "C" cudaError_t early90_launch(const struct early90 *p, const struct early90_maps *m,
+                                      cudaStream_t stream)
+{
+    if (p->rows < 1 || p->rows > (p->packed ? EARLY90_NARROW_ROWS : EARLY90_MAX_ROWS))
         return cudaErrorInvalidValue;
-    if (p->packed)
-        return launch<16, true>(p, stream);
-    return p->rows <= 16 ? launch<16, false>(p, stream) : launch<56, false>(p, stream);
+    if (p->rows > EARLY90_NARROW_ROWS)
+        return early90_wide_launch(p, m, stream);
+    return p->packed ? launch<true>(p, stream) : launch<false>(p, stream);
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * early_sm90: launcher of one layer of one sample's first denoising step on four processors, for the
+ * early_sm90: launchers of one layer of one sample's first denoising step on four processors, for the
  * time in which the prefix's large products leave them idle. Chooses nothing, allocates nothing. */
 #ifndef PI0_CUDA_EARLY_SM90_H
 #define PI0_CUDA_EARLY_SM90_H
 
 #include "kernels.h" /* cu_row, cu_sample */
+#include "tensor_map.h"
 
 #include <stdint.h>
 
@@ -14,14 +15,15 @@ extern "C" {
 
 #define EARLY90_CTAS 4 /* processors that a launch takes */
 #define EARLY90_MAX_ROWS 56
-#define EARLY90_PACKED_ROWS 16
+#define EARLY90_NARROW_ROWS 16 /* more have a kernel of their own, with tensor maps */
 
 /* Step 0 of one sample: its action rows, then π0's state row. Device pointers, 16-byte aligned; the
  * expert of π0 and π0.5 (width 1024, 8 heads of 256, 4096 hidden units). */
 struct early90 {
-    int rows;    /* tokens, the state's included: 1 … 56 */
-    int n_state; /* 1: the last row is the state's; it sees the prefix and itself */
-    int packed;  /* 1: weights in denoise_sm90.h's units, rows ≤ 16. 0: row-major */
+    int rows;       /* tokens, the state's included: 1 … 56 */
+    int n_state;    /* 1: the last row is the state's; it sees the prefix and itself */
+    int packed;     /* 1: weights in denoise_sm90.h's units, rows ≤ 16. 0: row-major */
+    int cache_rows; /* of a layer; > 16 tokens */
     /* row-major bf16: q, k, v [2560, 1024], [1024, 2048], gate and up rows in turns of 8 [8192, 1024],
      * [1024, 4096]. packed: wqkv is the layer's first unit, the others are not read */
     const void *wqkv, *wo, *wgu, *wdown;
@@ -45,11 +47,19 @@ struct early90 {
     float scale; /* on the logits */
 };
 
+/* Tensor maps of a launch with more than EARLY90_NARROW_ROWS tokens. */
+struct early90_maps {
+    CUtensorMap qkv, o, gu, down, k, v;
+};
+
 /* Pure. */
 int early90_supported(int compute_major, int compute_minor, int rows, int packed);
 /* Once a process and device, outside capture: shared memory. */
 cudaError_t early90_prepare(void);
-cudaError_t early90_launch(const struct early90 *p, cudaStream_t stream);
+/* Returns the driver's status. Up to EARLY90_NARROW_ROWS tokens need no maps: nothing is written. */
+CUresult early90_plan(struct early90_maps *m, tensor_map_encode_fn encode, const struct early90 *p);
+cudaError_t early90_launch(const struct early90 *p, const struct early90_maps *m,
+                           cudaStream_t stream);
 
 #ifdef __cplusplus
 }
