@@ -246,10 +246,12 @@ static __device__ __forceinline__ void arrive_mapped_if(int yes, uint32_t bar)
 
 /* `after`: stages that the producer fills behind the products'. Every piece of K has a stage. A turn of
  * the ring is unrolled; descriptors are a warpgroup's low word and a constant, so that they stay in
- * uniform registers. */
-template <int T, int CT, int CF, int KS>
+ * uniform registers. `meanwhile` runs beside the last block's products, the one block that is still
+ * being read. */
+template <int T, int CT, int CF, int KS, class F>
 static __device__ __forceinline__ void main_loop(float (&d)[T / 2], uint32_t ring, uint32_t full,
-                                                 uint32_t empty, const place &p, int after)
+                                                 uint32_t empty, const place &p, int after,
+                                                 const F &meanwhile)
 {
     using S = shape<T, CT, CF, KS>;
     const uint64_t high = desc_k128(nullptr) & 0xFFFFFFFF00000000u;
@@ -268,6 +270,7 @@ static __device__ __forceinline__ void main_loop(float (&d)[T / 2], uint32_t rin
         for (int s = 0; s < S::stages; s++) {
             int k = k0 + s;
             if (k >= n) {
+                meanwhile();
                 wgmma_wait<0>();
                 return;
             }
@@ -315,20 +318,36 @@ static __device__ __forceinline__ void store_rows(const unsigned char *from, voi
     }
 }
 
+/* What the end of NORM and GELU needs before its first products. */
+template <int T> struct norm_end {
+    /* Bytes a row: an odd number of 16-byte pieces. */
+    static constexpr int PITCH = 2 * T + (T / 8 % 2 ? 0 : 16);
+    float2 f[2];
+    float4 next[2];
+
+    __device__ __forceinline__ void load(const float2 *row_facts, const float *vab)
+    {
+        int warp = (int)threadIdx.x / 32 - 4, lane = threadIdx.x % 32;
+        f[0] = row_facts[warp * 16 + lane / 4];
+        f[1] = row_facts[warp * 16 + lane / 4 + 8];
+        next[0] = ((const float4 *)vab)[lane % 4];
+        next[1] = ((const float4 *)vab)[lane % 4 + 4];
+    }
+};
+
 /* bf16 rows through shared memory: fragments in by stmatrix, 16-byte pieces out. */
 template <int T, int MODE>
-static __device__ __forceinline__ void store_norm(const float (&d)[T / 2], unsigned char *staging,
-                                                  const float2 *row_facts, const float *vab,
+static __device__ __forceinline__ void store_norm(const float (&d)[T / 2], const norm_end<T> &e,
+                                                  unsigned char *staging, const float *vab,
                                                   const args &g, const place &p)
 {
-    /* Bytes a row: an odd number of 16-byte pieces. */
-    constexpr int PITCH = 2 * T + (T / 8 % 2 ? 0 : 16);
+    constexpr int PITCH = norm_end<T>::PITCH;
     int warp = (int)threadIdx.x / 32 - 4, lane = threadIdx.x % 32, r0 = warp * 16;
-    float2 f[2] = { row_facts[r0 + lane / 4], row_facts[r0 + lane / 4 + 8] };
+    const float2(&f)[2] = e.f;
     unsigned char *mine = staging + r0 * PITCH;
     uint32_t at = smem_u32(mine + lane % 16 * PITCH + lane / 16 * 16);
     const float4 *ab = (const float4 *)vab + lane % 4;
-    float4 next[2] = { ab[0], ab[4] };
+    float4 next[2] = { e.next[0], e.next[1] };
     int row = p.token0 + r0, columns = (g.n - p.feature0) / 8;
     __nv_bfloat16 *y = (__nv_bfloat16 *)g.y + (size_t)row * g.ldy + p.feature0;
 #pragma unroll
@@ -584,7 +603,8 @@ __global__ void __launch_bounds__(THREADS, 1)
             static_assert(S::stages > 2 * OUT && 64 * W * 4 <= S::stage_bytes, "");
             int warp = (int)threadIdx.x / 32 - 4, n = p.k1 - p.k0;
             float2 x[W / 4];
-            main_loop<T, CT, CF, KS>(d, smem_u32(ring), smem_u32(full), smem_u32(empty), p, 2);
+            main_loop<T, CT, CF, KS>(d, smem_u32(ring), smem_u32(full), smem_u32(empty), p, 2,
+                                     [] {});
             if (KS > 1)
                 send_parts<T, CT, CF, KS>(d, parts, parts_here, p);
             facts_wait();
@@ -597,12 +617,18 @@ __global__ void __launch_bounds__(THREADS, 1)
                          ring + out * S::stage_bytes);
         } else {
             /* What these warps write and read was ordered by the producer's wait. */
-            main_loop<T, CT, CF, KS>(d, smem_u32(ring), smem_u32(full), smem_u32(empty), p, 0);
-            facts_wait();
+            norm_end<T> e;
+            main_loop<T, CT, CF, KS>(d, smem_u32(ring), smem_u32(full), smem_u32(empty), p, 0, [&] {
+                facts_wait();
+                e.load(row_facts, vab);
+            });
+            /* Rows leave through two stages that do not hold the last block. */
+            int from = p.k1 % S::stages == S::stages - 1 ? 0 : p.k1 % S::stages;
+            static_assert(S::stages >= 4 && TOKENS * norm_end<T>::PITCH <= 2 * S::stage_bytes, "");
             if constexpr (MODE == VIS90_F32)
                 store_f32<T>(d, row_facts, vab, g, p);
             else
-                store_norm<T, MODE>(d, ring, row_facts, vab, g, p);
+                store_norm<T, MODE>(d, e, ring + from * S::stage_bytes, vab, g, p);
         }
     }
     /* Nobody is left behind: a CTA waits for all that is sent into its ring, and stages are released
