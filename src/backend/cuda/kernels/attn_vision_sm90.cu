@@ -33,6 +33,10 @@ namespace
 constexpr int E = 72, CHUNKS = E / 8, KEYS = 256, THREADS = 256;
 constexpr int WIDE = 64 * 2, NARROW = 8 * 2; /* bytes a row */
 
+/* Barriers of a buffer: q and keys 0 … 127, their narrow columns, the other keys, theirs, values, the
+ * other q. */
+enum { Q_K, QX_KX, K2, KX2, V, Q2, BARS };
+
 /* Offsets in shared memory for tasks of TURNS · 128 queries; the wide parts at multiples of 1024. Two
  * buffers, so that the next task's copies run under this one's arithmetic. */
 template <int TURNS> struct layout {
@@ -41,7 +45,7 @@ template <int TURNS> struct layout {
     static constexpr int qx = v + KEYS * WIDE, kx = qx + rows * NARROW, vx = kx + KEYS * NARROW;
     static constexpr int buffer = vx + KEYS * NARROW;
     static constexpr int zero = 2 * buffer; /* columns 72 … 79 of 128 rows */
-    static constexpr int bars = zero + 128 * NARROW, smem = bars + 64 + 1024;
+    static constexpr int bars = zero + 128 * NARROW, smem = bars + 128 + 1024;
     static_assert(buffer % 1024 == 0 && smem <= 232448, "");
 };
 
@@ -53,28 +57,22 @@ static __device__ __forceinline__ uint64_t desc_plain(uint32_t at, int lead, int
            ((uint64_t)(stride >> 4) << 32);
 }
 
-/* 128 rows of a head from `row`, both parts; which: q, k, v. */
-static __device__ __forceinline__ void load_rows(unsigned char *wide, unsigned char *narrow,
-                                                 const CUtensorMap &wide_map,
-                                                 const CUtensorMap &narrow_map, uint64_t *bar,
-                                                 int which, int head, int heads, int row)
-{
-    int col = which * heads * E;
-    tma_load_2d(wide, &wide_map, bar, col + head * 64, row);
-    tma_load_2d(narrow, &narrow_map, bar, col + heads * 64 + head * 8, row);
-}
-
-/* s[64 queries][128 keys] = q·kᵀ, committed as one group; q and k: wide and narrow rows. */
-static __device__ __forceinline__ void issue_scores(float (&s)[64], const unsigned char *q,
-                                                    const unsigned char *qx, const unsigned char *k,
-                                                    const unsigned char *kx,
-                                                    const unsigned char *zero)
+/* s[64 queries][128 keys] = q·kᵀ over the wide columns; then += over the narrow ones. A group each. */
+static __device__ __forceinline__ void issue_wide(float (&s)[64], const unsigned char *q,
+                                                  const unsigned char *k)
 {
     uint64_t dq = desc_k128(q), dk = desc_k128(k);
     wgmma_fence();
 #pragma unroll
     for (int kk = 0; kk < 4; kk++)
         wgmma_ss_n128(s, dq + 2 * kk, dk + 2 * kk, kk);
+    wgmma_commit();
+}
+static __device__ __forceinline__ void issue_narrow(float (&s)[64], const unsigned char *qx,
+                                                    const unsigned char *kx,
+                                                    const unsigned char *zero)
+{
+    wgmma_fence();
     wgmma_ss_n128(s, desc_plain(smem_u32(qx), (int)(zero - qx), 128),
                   desc_plain(smem_u32(kx), (int)(zero - kx), 128), 1);
     wgmma_commit();
@@ -130,31 +128,60 @@ template <int TURNS> struct task {
     }
 };
 
-/* Everything of a task, in the order of its use: q and keys 0 … 127, the other keys, values, the other q. */
-template <int TURNS>
-static __device__ __forceinline__ void load_task(unsigned char *to, const CUtensorMap &wide,
-                                                 const CUtensorMap &narrow, uint64_t *bar, int t,
-                                                 int heads)
-{
+/* A task's copies: first column of q, wide and narrow, of k and v with `step` more; the image's first row
+ * and the task's first query. Known before the predecessor has ended. */
+template <int TURNS> struct copies {
     using L = layout<TURNS>;
-    task<TURNS> at(t, heads);
-    int row = at.image * KEYS;
-    mbar_expect(&bar[0], 2 * 128 * (WIDE + NARROW));
-    mbar_expect(&bar[1], 128 * (WIDE + NARROW));
-    mbar_expect(&bar[2], 2 * 128 * (WIDE + NARROW));
-    load_rows(to + L::q, to + L::qx, wide, narrow, &bar[0], 0, at.head, heads, row + at.q0);
-    load_rows(to + L::k, to + L::kx, wide, narrow, &bar[0], 1, at.head, heads, row);
-    load_rows(to + L::k + 128 * WIDE, to + L::kx + 128 * NARROW, wide, narrow, &bar[1], 1, at.head,
-              heads, row + 128);
-    for (int half = 0; half < 2; half++)
-        load_rows(to + L::v + half * 128 * WIDE, to + L::vx + half * 128 * NARROW, wide, narrow,
-                  &bar[2], 2, at.head, heads, row + half * 128);
-    if (TURNS == 2) {
-        mbar_expect(&bar[3], 128 * (WIDE + NARROW));
-        load_rows(to + L::q + 128 * WIDE, to + L::qx + 128 * NARROW, wide, narrow, &bar[3], 0,
-                  at.head, heads, row + 128);
+    const CUtensorMap *wide, *narrow;
+    uint32_t smem, bars;
+    int heads, col, colx, step, row, q0;
+
+    __device__ __forceinline__ void find(int t)
+    {
+        task<TURNS> at(t, heads);
+        col = at.head * 64;
+        colx = heads * 64 + at.head * 8;
+        step = heads * E;
+        row = at.image * KEYS;
+        q0 = row + at.q0;
     }
-}
+    /* 128 rows of one part; which: q, k, v. */
+    __device__ __forceinline__ void rows(uint32_t to, uint32_t bar, int which, int from) const
+    {
+        tma_load_2d(to, wide, bar, col + which * step, from);
+    }
+    __device__ __forceinline__ void rows_x(uint32_t to, uint32_t bar, int which, int from) const
+    {
+        tma_load_2d(to, narrow, bar, colx + which * step, from);
+    }
+    /* In the order of use. A row costs the same wide or narrow, so products start on what is there. */
+    __device__ __forceinline__ void load(int buffer) const
+    {
+        uint32_t to = smem + (uint32_t)(buffer * L::buffer),
+                 bar = bars + (uint32_t)buffer * BARS * 8;
+        constexpr int W = 128 * WIDE, N = 128 * NARROW;
+        mbar_expect(bar + Q_K * 8, 2 * W);
+        rows(to + L::q, bar + Q_K * 8, 0, q0);
+        rows(to + L::k, bar + Q_K * 8, 1, row);
+        mbar_expect(bar + QX_KX * 8, 2 * N);
+        rows_x(to + L::qx, bar + QX_KX * 8, 0, q0);
+        rows_x(to + L::kx, bar + QX_KX * 8, 1, row);
+        mbar_expect(bar + K2 * 8, W);
+        rows(to + L::k + W, bar + K2 * 8, 1, row + 128);
+        mbar_expect(bar + KX2 * 8, N);
+        rows_x(to + L::kx + N, bar + KX2 * 8, 1, row + 128);
+        mbar_expect(bar + V * 8, 2 * (W + N));
+        rows(to + L::v, bar + V * 8, 2, row);
+        rows_x(to + L::vx, bar + V * 8, 2, row);
+        rows(to + L::v + W, bar + V * 8, 2, row + 128);
+        rows_x(to + L::vx + N, bar + V * 8, 2, row + 128);
+        if (TURNS == 2) {
+            mbar_expect(bar + Q2 * 8, W + N);
+            rows(to + L::q + W, bar + Q2 * 8, 0, row + 128);
+            rows_x(to + L::qx + N, bar + Q2 * 8, 0, row + 128);
+        }
+    }
+};
 
 template <int TURNS>
 __global__ void __launch_bounds__(THREADS, 1)
@@ -165,45 +192,55 @@ __global__ void __launch_bounds__(THREADS, 1)
     using L = layout<TURNS>;
     extern __shared__ unsigned char raw[];
     unsigned char *smem = raw + (-smem_u32(raw) & 1023), *zero = smem + L::zero;
-    uint64_t *bar = (uint64_t *)(smem + L::bars); /* four a buffer: load_task */
-    int width = heads * E, group = (int)threadIdx.x / 128, warp = (int)threadIdx.x / 32;
+    uint64_t *bar = (uint64_t *)(smem + L::bars); /* BARS a buffer */
+    int width = heads * E, warp = warp_uniform((int)threadIdx.x / 32), group = warp / 4;
     int lane = threadIdx.x % 32;
-    if (threadIdx.x == 0) {
-        prefetch_tensormap(&wide);
-        prefetch_tensormap(&narrow);
-        for (int i = 0; i < 8; i++)
-            mbar_init(&bar[i], 1);
-        fence_mbar_init();
-        pdl_wait();
-        load_task<TURNS>(smem, wide, narrow, bar, (int)blockIdx.x, heads);
+    copies<TURNS> in_flight = { &wide, &narrow, smem_u32(smem), smem_u32(bar), heads };
+    pdl_launch();
+    if (warp == 0) {
+        if (elect_one()) {
+            prefetch_tensormap(&wide);
+            prefetch_tensormap(&narrow);
+            for (int i = 0; i < 2 * BARS; i++)
+                mbar_init(&bar[i], 1);
+            fence_mbar_init();
+            in_flight.find((int)blockIdx.x);
+            pdl_wait();
+            in_flight.load(0);
+        }
     } else if (threadIdx.x >= 128) {
         *(uint4 *)(zero + (threadIdx.x - 128) * NARROW) = make_uint4(0, 0, 0, 0);
         fence_proxy_async();
     }
-    pdl_launch();
     __syncthreads();
 #pragma unroll 1
     for (int t = (int)blockIdx.x, i = 0; t < tasks; t += (int)gridDim.x, i++) {
         /* The other buffer has been read by all: the barrier at the end of the turn before. */
-        if (threadIdx.x == 0 && t + (int)gridDim.x < tasks)
-            load_task<TURNS>(smem + (i + 1) % 2 * L::buffer, wide, narrow, bar + (i + 1) % 2 * 4,
-                             t + (int)gridDim.x, heads);
+        if (warp == 0 && t + (int)gridDim.x < tasks)
+            if (elect_one()) {
+                in_flight.find(t + (int)gridDim.x);
+                in_flight.load((i + 1) % 2);
+            }
         unsigned char *in = smem + i % 2 * L::buffer;
-        uint64_t *here = bar + i % 2 * 4;
+        uint64_t *here = bar + i % 2 * BARS;
         uint32_t phase = (uint32_t)i / 2 & 1;
 #pragma unroll 1
         for (int turn = 0; turn < TURNS; turn++) {
             int row = turn * 128 + group * 64; /* of this group's queries in the buffer */
             unsigned char *q = in + L::q + row * WIDE, *qx = in + L::qx + row * NARROW;
             unsigned char *k = in + L::k, *kx = in + L::kx;
-            mbar_wait(&here[turn ? 3 : 0], phase);
+            mbar_wait(&here[turn ? Q2 : Q_K], phase);
 
             float s[2][64], o[32], ox[4], m[2] = { -INFINITY, -INFINITY }, sum[2] = { 0.f, 0.f };
             uint32_t p[2][8][4];
-            issue_scores(s[0], q, qx, k, kx, zero);
-            mbar_wait(&here[1], phase);
-            issue_scores(s[1], q, qx, k + 128 * WIDE, kx + 128 * NARROW, zero);
-            wgmma_wait<1>();
+            issue_wide(s[0], q, k);
+            mbar_wait(&here[QX_KX], phase);
+            issue_narrow(s[0], qx, kx, zero);
+            mbar_wait(&here[K2], phase);
+            issue_wide(s[1], q, k + 128 * WIDE);
+            mbar_wait(&here[KX2], phase);
+            issue_narrow(s[1], qx, kx + 128 * NARROW, zero);
+            wgmma_wait<2>();
             row_max(m, s[0]);
             wgmma_wait<0>();
             row_max(m, s[1]);
@@ -213,7 +250,7 @@ __global__ void __launch_bounds__(THREADS, 1)
                 m[h] = fmaxf(m[h], __shfl_xor_sync(~0u, m[h], 2)) * scale_log2;
             }
             exponentials(p[0], sum, s[0], m, scale_log2);
-            mbar_wait(&here[2], phase);
+            mbar_wait(&here[V], phase);
             issue_values(o, ox, p[0], in + L::v, in + L::vx, 0);
             exponentials(p[1], sum, s[1], m, scale_log2);
             issue_values(o, ox, p[1], in + L::v, in + L::vx, 1);
