@@ -6,7 +6,7 @@ PTX wants every accumulator register spelt out, so the file is generated:
     python3 tools/gen_wgmma.py > src/backend/cuda/kernels/wgmma_sm90.inc
 SHAPES lists the n of the m64nNk16 products in use (PTX ISA, "wgmma.mma_async")."""
 
-SHAPES = [16, 24, 40, 48, 56, 64, 80, 88, 96, 104, 128, 136, 144, 160, 168, 176, 192, 200, 208, 224]
+SHAPES = [16, 24, 40, 48, 56, 64, 80, 88, 96, 104, 112, 128, 136, 144, 160, 168, 176, 192, 200, 208, 224]
 
 
 def emit(n, a_in_registers, a_mn_major=False):

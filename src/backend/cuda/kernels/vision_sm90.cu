@@ -75,8 +75,8 @@ struct place {
         ct = (int)rank % CT;
         cf = (int)rank / CT % CF;
         kt = (int)rank / (CT * CF);
-        token0 = ((int)blockIdx.x / (CT * CF * KS) * CT + ct) * TOKENS;
-        feature0 = ((int)blockIdx.y * CF + cf) * T;
+        token0 = ((int)blockIdx.y * CT + ct) * TOKENS;
+        feature0 = ((int)blockIdx.x / (CT * CF * KS) * CF + cf) * T;
         k0 = g.k_blocks * kt / KS;
         k1 = g.k_blocks * (kt + 1) / KS;
     }
@@ -571,7 +571,6 @@ __global__ void __launch_bounds__(THREADS, 1)
         fence_mbar_init();
     }
     cluster_sync_relaxed(); /* the peers' barriers exist before anything is sent to them */
-    pdl_launch();
     if (threadIdx.x < 128) {
         setmaxnreg_dec<56>();
         if (warp_uniform((int)threadIdx.x / 32) == 0) {
@@ -605,6 +604,7 @@ __global__ void __launch_bounds__(THREADS, 1)
             float2 x[W / 4];
             main_loop<T, CT, CF, KS>(d, smem_u32(ring), smem_u32(full), smem_u32(empty), p, 2,
                                      [] {});
+            pdl_launch();
             if (KS > 1)
                 send_parts<T, CT, CF, KS>(d, parts, parts_here, p);
             facts_wait();
@@ -620,6 +620,7 @@ __global__ void __launch_bounds__(THREADS, 1)
             norm_end<T> e;
             main_loop<T, CT, CF, KS>(d, smem_u32(ring), smem_u32(full), smem_u32(empty), p, 0, [&] {
                 facts_wait();
+                pdl_launch();
                 e.load(row_facts, vab);
             });
             /* Rows leave through two stages that do not hold the last block. */
@@ -677,14 +678,14 @@ struct tile_info {
     X(2, 224, 2, 2, 1, NORMS, "128x224 2x2")           \
     X(3, 208, 2, 1, 1, NORMS, "128x208 2x1")           \
     X(4, 128, 2, 2, 1, NORMS, "128x128 2x2")           \
-    X(5, 144, 2, 2, 1, NORMS, "128x144 2x2")           \
+    X(5, 144, 2, 1, 1, NORMS, "128x144 2x1")           \
     X(6, 128, 2, 1, 2, ADDS, "128x128 2x1x2")          \
-    X(7, 96, 2, 1, 2, ADDS, "128x96 2x1x2")            \
+    X(7, 96, 2, 2, 2, ADDS, "128x96 2x2x2")            \
     X(8, 64, 2, 2, 1, ADDS, "128x64 2x2")              \
     X(9, 48, 2, 2, 1, ADDS, "128x48 2x2")              \
     X(10, 144, 2, 1, 1, 1 << VIS90_F32, "128x144 2x1") \
     X(11, 192, 2, 2, 1, NORMS, "128x192 2x2")          \
-    X(12, 160, 2, 2, 1, NORMS, "128x160 2x2")
+    X(12, 112, 2, 1, 1, NORMS, "128x112 2x1")
 
 constexpr tile_info tiles[] = {
 #define X(i, t, ct, cf, ks, modes, name) { t, ct, cf, ks, modes, name },
@@ -723,8 +724,10 @@ cudaError_t launch(const struct vis90_gemm *g, int pdl, cudaStream_t stream)
     attr[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attr[1].val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t cfg = {};
-    cfg.gridDim = dim3((unsigned)((g->m + CT * TOKENS - 1) / (CT * TOKENS) * S::ctas),
-                       (unsigned)((g->n + CF * T - 1) / (CF * T)));
+    /* Features first: the last CTAs, which start when the predecessor's last have ended, find weights
+     * in L2 that others have asked for. */
+    cfg.gridDim = dim3((unsigned)((g->n + CF * T - 1) / (CF * T) * S::ctas),
+                       (unsigned)((g->m + CT * TOKENS - 1) / (CT * TOKENS)));
     cfg.blockDim = dim3(THREADS);
     cfg.dynamicSmemBytes = S::smem;
     cfg.stream = stream;
@@ -784,11 +787,14 @@ extern "C" int vis90_tile(enum vis90_mode mode, int m, int n, int k, int n_sm)
         long clusters = (long)((m + t.ct * TOKENS - 1) / (t.ct * TOKENS)) *
                         ((n + t.cf * t.t - 1) / (t.cf * t.t));
         long waves = (clusters + slots - 1) / slots;
-        /* Cycles of 16 columns of K: tensor cores, shared memory, L2 at 36 bytes a cycle. */
-        long step = t.t, shared = 64 + t.t * 3 / 4, l2 = (TOKENS / t.cf + t.t / t.ct) * 8 / 9;
-        step = step > shared ? step : shared;
+        /* Cycles of 16 columns of K: tensor cores, what a processor takes in at 68 bytes a cycle, L2
+         * (weights come from memory and count twice). Then the sums that a peer is sent at 14 bytes
+         * a cycle, and the columns that a CTA finishes. */
+        long step = t.t, in = (TOKENS + t.t) * 15 / 32, l2 = TOKENS / t.cf / 2 + t.t / t.ct;
+        step = step > in ? step : in;
         step = step > l2 ? step : l2;
-        long cost = waves * ((k / t.ks + 15) / 16 * step + 3000 + (t.ks - 1) * 1500);
+        long sums = t.t * (t.ks - 1) / t.ks * 36, end = t.t / t.ks * 20;
+        long cost = waves * ((k / t.ks + 15) / 16 * step + 2500 + sums + end + size * 20);
         if (best < 0 || cost < best_cost) {
             best = i;
             best_cost = cost;
