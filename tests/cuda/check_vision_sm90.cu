@@ -498,6 +498,8 @@ int main(int argc, char **argv)
     n_sms = prop.multiProcessorCount;
     printf("%s, %d SMs\n", prop.name, n_sms);
     check_attention(3, 16, 2.0f);
+    check_attention(2, 16, 2.0f); /* 64 queries a task, keys in two halves */
+    check_attention(2, 16, 8.0f);
     check_attention(1, 2, 6.0f);
     check_attention(1, 1, 0.001f);
     check_attention(5, 16, 2.0f); /* 256 queries a task; several tasks a CTA */

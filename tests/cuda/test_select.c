@@ -162,6 +162,7 @@ static void picks(void **state)
     /* fc1 with its rows of zeros, where they were measured to help */
     assert_int_equal(cu_padded_rows(&h200, 6144, 4304, 4352, 1152), 4352);
     assert_int_equal(cu_padded_rows(&h200, 1536, 4304, 4352, 1152), 4304);
+    assert_int_equal(attn_vision90_queries(2, 16, 132), 64);
     assert_int_equal(attn_vision90_queries(3, 16, 132), 128);
     assert_int_equal(attn_vision90_queries(5, 16, 132), 256);
     assert_int_equal(cu_padded_rows(&a100, 6144, 4304, 4352, 1152), 4304);

@@ -73,14 +73,15 @@ cudaError_t vis90_fold(const void *w, const float *gamma, const float *beta, con
  * Heads are cut in two, so that rows of 128 bytes begin at a memory line: each of q, k, v is columns
  * 0 … 63 of every head, then columns 64 … 71 of every head. o has its heads whole. */
 struct attn_vision90 {
-    CUtensorMap wide, narrow; /* columns 0 … 63 and 64 … 71 of a head */
+    CUtensorMap wide, narrow; /* columns 0 … 63 and 64 … 71 of a head, 128 rows a copy */
+    CUtensorMap wide64;       /* 64 rows */
     void *o;
     int images, heads;
     float scale;
 };
 CUresult attn_vision90_plan(struct attn_vision90 *a, tensor_map_encode_fn encode, const void *qkv,
                             void *o, int images, int heads, float scale);
-/* Queries of a head that a CTA takes at a time: 128 where all run at once, else all 256. Pure. */
+/* Queries of a head that a CTA takes at a time: 64 or 128 where all run at once, else all 256. Pure. */
 int attn_vision90_queries(int images, int heads, int n_sm);
 cudaError_t attn_vision90_launch(const struct attn_vision90 *a, int pdl, cudaStream_t stream);
 
