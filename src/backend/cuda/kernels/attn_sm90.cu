@@ -2,8 +2,9 @@
  * attn_bf16_sm90: o = softmax(q·kᵀ·scale)·v, head size 256, one K/V head   bf16 in and out, f32 inside
  * Called by: prefix attention (rows = tokens · 8 heads against 532 … 968 keys).
  * Tiling:    two consumer warpgroups of 64 query rows; keys in blocks of 64 through a ring of K and V
- *            blocks. S = q·kᵀ from shared memory; P stays in registers; V is the MN-major operand, so it
- *            is used as it lies. Two ways to share the work (attn90_split):
+ *            blocks. S = q·kᵀ from shared memory, with the second of the two ways below half of q from
+ *            registers; P stays in registers; V is the MN-major operand, so it is used as it lies. Two
+ *            ways to share the work (attn90_split):
  *              1  the warpgroups have different rows, 128 a CTA, and read the same blocks: batches;
  *              2  they have the same 64 rows and take the blocks in turns. A cluster of two row tiles
  *                 shares the blocks, each CTA fetching half of a block for both. At the end each
@@ -14,8 +15,8 @@
  *              tensor:    [ S_i ][ O += P_{i-1}·v_{i-1}  ]     the product runs under the softmax
  *
  * Budget:    788 tokens: 5.1 GFLOP, 7.3 MB → bound by arithmetic; 6.6 µs at 773 TFLOP/s.
- * Now:       15.1 µs at 788 tokens, 11.7 at 532, 17.4 at 968 (all S = 2), 84.5 at 8 × 788 (S = 1; 481
- *            TFLOP/s): check_attn_sm90 --bench, NVIDIA H200, 2026-11-22.
+ * Now:       14.9 µs at 788 tokens, 11.5 at 532, 17.0 at 968 (all S = 2), 86 at 8 × 788 (S = 1; 472
+ *            TFLOP/s): check_attn_sm90 --bench, NVIDIA H200, 2026-11-23.
  * Rounding:  P to bf16, o to bf16. */
 #include "attn_sm90.h"
 #include "wgmma_sm90.cuh"
@@ -39,6 +40,7 @@ constexpr int KV_BYTES = KEYS * E * 2;
 /* What the two ways need: S as in attn90_split. */
 template <int S> struct shape {
     static constexpr int rows = 128 / S, ring = 1 + S;
+    static constexpr int q_steps = S == 1 ? 0 : 8; /* of 16 columns that stay in registers */
     static constexpr int q_bytes = rows * E * 2, smem = q_bytes + 2 * ring * KV_BYTES + 1024;
 };
 
@@ -105,18 +107,42 @@ produce(const CUtensorMap &q, const CUtensorMap &k, const CUtensorMap &v, unsign
     }
 }
 
+/* The first columns of q, 16 a step, as the products take them from registers: they read shared memory
+ * less, which is what binds with S = 2. */
+template <int N> struct q_regs {
+    uint32_t v[N > 0 ? N : 1][4];
+};
+template <int ROWS, int N>
+static __device__ __forceinline__ void load_q(q_regs<N> &q, const unsigned char *at)
+{
+    int lane = threadIdx.x % 32, row = (int)threadIdx.x / 32 % 4 * 16 + lane % 16;
+    uint32_t base = smem_u32(at) + row * 128;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        uint32_t a = base + i / 4 * (ROWS * 128) + (((i % 4 * 2 + lane / 16) ^ row % 8) * 16);
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(q.v[i][0]), "=r"(q.v[i][1]), "=r"(q.v[i][2]), "=r"(q.v[i][3])
+                     : "r"(a)
+                     : "memory");
+    }
+}
+
 /* s[64 rows][64 keys] = q·kᵀ of one block, committed as one group. */
-template <int ROWS>
+template <int ROWS, int N>
 static __device__ __forceinline__ void issue_scores(float (&s)[32], const unsigned char *q,
-                                                    const unsigned char *k)
+                                                    const unsigned char *k, const q_regs<N> &r)
 {
     wgmma_fence();
 #pragma unroll
     for (int c = 0; c < 4; c++)
 #pragma unroll
-        for (int kk = 0; kk < 4; kk++)
-            wgmma_ss_n64(s, desc_k128(q + c * ROWS * 128) + 2 * kk,
-                         desc_k128(k + c * KEYS * 128) + 2 * kk, c | kk);
+        for (int kk = 0; kk < 4; kk++) {
+            uint64_t b = desc_k128(k + c * KEYS * 128) + 2 * kk;
+            if (c * 4 + kk < N)
+                wgmma_rs_n64<0>(s, r.v[c * 4 + kk], b, c | kk);
+            else
+                wgmma_ss_n64(s, desc_k128(q + c * ROWS * 128) + 2 * kk, b, c | kk);
+        }
     wgmma_commit();
 }
 
@@ -219,8 +245,10 @@ static __device__ __forceinline__ void attend(float (&o)[128], rows &r, unsigned
     if (blocks <= first)
         return;
     mbar_wait(&b->q, 0);
+    q_regs<shape<S>::q_steps> qr;
+    load_q<ROWS>(qr, qs);
     b->wait_k(first);
-    issue_scores<ROWS>(s, qs, ks + first * KV_BYTES);
+    issue_scores<ROWS>(s, qs, ks + first * KV_BYTES, qr);
     wgmma_wait<0>();
     release<S>(&b->k_empty[first], first, blocks);
     softmax(s, r, first * KEYS, n_valid, scale_log2);
@@ -230,7 +258,7 @@ static __device__ __forceinline__ void attend(float (&o)[128], rows &r, unsigned
         int slot = i % RING, before = last % RING;
         b->wait_k(i);
         b->wait_v(last);
-        issue_scores<ROWS>(s, qs, ks + slot * KV_BYTES);
+        issue_scores<ROWS>(s, qs, ks + slot * KV_BYTES, qr);
         issue_values(o, p, vs + before * KV_BYTES);
         wgmma_wait<1>();
         release<S>(&b->k_empty[slot], i, blocks);
@@ -363,6 +391,7 @@ __global__ void __launch_bounds__(THREADS, 1)
     __shared__ bars<S> b;
     unsigned char *smem = (unsigned char *)(((uintptr_t)raw + 1023) & ~(uintptr_t)1023);
     uint32_t rank = S > 1 ? cluster_ctarank() : 0;
+    attn90_segment seg = segments[blockIdx.x];
     if (threadIdx.x == 0) {
         prefetch_tensormap(&q_map);
         prefetch_tensormap(&k_map);
@@ -382,7 +411,6 @@ __global__ void __launch_bounds__(THREADS, 1)
         cluster_sync_relaxed(); /* the peer's barriers exist before anything is sent to it */
     else
         __syncthreads();
-    attn90_segment seg = segments[blockIdx.x];
     pdl_wait();
     int row0 = (int)blockIdx.y * ROWS, n_rows = seg.n_rows * heads;
     if (row0 - (int)rank * ROWS >= n_rows)
@@ -390,12 +418,12 @@ __global__ void __launch_bounds__(THREADS, 1)
     int blocks = (seg.n_rows + KEYS - 1) / KEYS;
     __nv_bfloat16 *out = o_all + (size_t)seg.q_row * heads * E;
     if (threadIdx.x < 128) {
-        setmaxnreg_dec<40>();
+        setmaxnreg_dec<24>();
         if (threadIdx.x == 0)
             produce<S>(q_map, k_map, v_map, smem, &b, seg.q_row * heads + row0,
                        seg.kv_row + kv_row_offset, blocks, rank);
     } else {
-        setmaxnreg_inc<232>();
+        setmaxnreg_inc<240>();
         int q = (int)threadIdx.x / 128 - 1;
         int mine = S == 1 ? q * 64 : 0; /* first of the warpgroup's rows */
         float o[128];
