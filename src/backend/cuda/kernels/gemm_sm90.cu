@@ -216,15 +216,16 @@ static __device__ __forceinline__ void store(const float (&d)[2][T / 2], unsigne
 }
 
 /* Tells both writers of this CTA's weights, and the one of its tokens, that a stage is free; both writers
- * of tokens too where some turn shares them. */
+ * of tokens too where some turn shares them. Nobody is told who waits for no stage any more and may have
+ * left: `left` stages are still to be released. */
 template <int T>
 static __device__ __forceinline__ void release(const rings<T> &r, int w_stage, int x_stage,
-                                               bool x_shared, uint32_t rank)
+                                               bool x_shared, uint32_t rank, int left)
 {
     int i = (int)threadIdx.x % 128;
-    if (i < CLUSTER)
+    if (i < CLUSTER && left >= tile<T>::w_stages)
         mbar_arrive_cluster(&r.w_empty[w_stage], (uint32_t)i);
-    if (i >= 32 && i < 33 + x_shared)
+    if (i >= 32 && i < 33 + x_shared && left >= tile<T>::x_stages)
         mbar_arrive_cluster(&r.x_empty[x_stage], rank ^ (uint32_t)(i - 32));
 }
 
@@ -237,7 +238,10 @@ static __device__ __forceinline__ void consume(const rings<T> &r, const order &o
     bool x_shared = o.tiles % 2;
     turn<S::w_stages> w;
     turn<S::x_stages> x;
-    int w_last = -1, x_last = 0;
+    int w_last = -1, x_last = 0, turns = 0;
+    for (int t = (int)(blockIdx.x / CLUSTER); t < o.n_turns(); t += (int)(gridDim.x / CLUSTER))
+        turns++;
+    int left = turns * o.k_blocks; /* stages that are still to be released */
     float d[2][T / 2];
     for (int t = (int)(blockIdx.x / CLUSTER); t < o.n_turns(); t += (int)(gridDim.x / CLUSTER)) {
         for (int k = 0; k < o.k_blocks; k++) {
@@ -254,20 +258,20 @@ static __device__ __forceinline__ void consume(const rings<T> &r, const order &o
             wgmma_commit();
             wgmma_wait<1>(); /* the stage before this one has been read */
             if (w_last >= 0)
-                release<T>(r, w_last, x_last, x_shared, rank);
+                release<T>(r, w_last, x_last, x_shared, rank, --left);
             w_last = w.at;
             x_last = x.at;
             w.next();
             x.next();
         }
         wgmma_wait<0>();
-        release<T>(r, w_last, x_last, x_shared, rank);
+        release<T>(r, w_last, x_last, x_shared, rank, --left);
         w_last = -1;
         patch p(t, o, T, rank);
         store<T>(d, r.out + q * S::out_bytes, h_map, q, p.row0 / 2 + q * 64, p.token0);
     }
     if (threadIdx.x % 128 == 0)
-        bulk_wait();
+        bulk_wait_read();
 }
 
 template <int T>
@@ -294,7 +298,7 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
         }
         fence_mbar_init();
     }
-    cluster_sync(); /* the peers' barriers exist before anything is sent to them */
+    cluster_sync_relaxed(); /* the peers' barriers exist before anything is sent to them */
     if (threadIdx.x < 128) {
         setmaxnreg_dec<40>();
         if (threadIdx.x == 0)
@@ -306,9 +310,9 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
         pdl_wait(); /* h may still be read by the kernel before */
         consume<T>(r, o, rank, &h_map);
     }
-    __syncwarp();
     pdl_launch();
-    cluster_sync(); /* nobody leaves while a peer may still arrive at its barriers */
+    /* Nobody is left behind: stages are released only to producers that wait for them, and every CTA
+     * waits for all that is sent to it. */
 }
 
 template <int T> cudaError_t configure(cudaLaunchConfig_t *cfg)
