@@ -148,19 +148,30 @@ static __device__ __forceinline__ void main_loop(float (&d)[T / 2], unsigned cha
     wgmma_wait<0>();
 }
 
-/* Angles of value e for this thread's tokens 8j + 2t and + 1; v is not turned. */
+/* Positions of this thread's tokens 8j + 2t and + 1, then the angles of value e there: two steps, so that
+ * a whole row of loads is on its way at once, twice. Rows past m take the last one's. v is not turned. */
 template <int T>
-static __device__ __forceinline__ void load_angles(float2 (&c)[T / 4], const args &g,
-                                                   const place &p, int e)
+static __device__ __forceinline__ void load_positions(int (&pos)[T / 4], const args &g,
+                                                      const place &p)
 {
     int t0 = p.token0 + (int)threadIdx.x % 4 * 2;
 #pragma unroll
-    for (int i = 0; i < T / 4; i++) {
-        int token = t0 + i / 2 * 8 + i % 2;
-        c[i] = make_float2(1.f, 0.f);
-        if (token < g.m && p.head <= g.heads)
-            c[i] = __ldg(g.cos_sin + (size_t)g.rows[token].pos * (E / 2) + e);
+    for (int i = 0; i < T / 4; i++)
+        pos[i] = __ldg(&g.rows[min(t0 + i / 2 * 8 + i % 2, g.m - 1)].pos);
+}
+template <int T>
+static __device__ __forceinline__ void load_angles(float2 (&c)[T / 4], const int (&pos)[T / 4],
+                                                   const args &g, const place &p, int e)
+{
+    if (p.head > g.heads) {
+#pragma unroll
+        for (int i = 0; i < T / 4; i++)
+            c[i] = make_float2(1.f, 0.f);
+        return;
     }
+#pragma unroll
+    for (int i = 0; i < T / 4; i++)
+        c[i] = __ldg(g.cos_sin + (size_t)pos[i] * (E / 2) + e);
 }
 
 /* Turns the pairs and leaves them in shared memory: values e … of 64, then their partners, a token a
@@ -237,6 +248,8 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     unsigned char *ring = raw + (-smem_u32(raw) & 1023);
     uint64_t *full = (uint64_t *)(ring + S::stages * S::stage_bytes), *empty = full + S::stages;
     place p(g.heads, T);
+    int pos[T / 4];
+    load_positions<T>(pos, g, p); /* no kernel before this one writes them */
     if (threadIdx.x == 0) {
         prefetch_tensormap(&w_map);
         prefetch_tensormap(&x_map);
@@ -258,7 +271,7 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
         float d[T / 2];
         float2 c[T / 4];
         int to[tile<T>::stores];
-        load_angles<T>(c, g, p, e + (int)threadIdx.x % 32 / 4);
+        load_angles<T>(c, pos, g, p, e + (int)threadIdx.x % 32 / 4);
         load_places<T>(to, g, p);
         main_loop<T>(d, ring, full, empty, q, g.k_blocks);
         bar_sync(1, 256); /* both are done with the ring */
