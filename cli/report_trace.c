@@ -56,7 +56,7 @@ static enum category category_of(const char *name)
     if (has(name, "norm") || has(name, "vision_enter"))
         return NORM;
     if (has(name, "geglu_bf16") || has(name, "qkv_bf16") || has(name, "vision_bf16") ||
-        has(name, "suffix_bf16"))
+        has(name, "suffix_bf16") || has(name, "proj_bf16"))
         return FUSED_GEMM;
     if (is_reduction(name))
         return PLAIN_GEMM;

@@ -2,6 +2,7 @@
  * Kernel selection and shape buckets of the CUDA backend: pure functions, no GPU needed. */
 #include "backend/cuda/kernels/attn_sm90.h"
 #include "backend/cuda/kernels/gemm_sm90.h"
+#include "backend/cuda/kernels/proj_sm90.h"
 #include "backend/cuda/kernels/qkv_sm90.h"
 #include "backend/cuda/kernels/suffix_sm90.h"
 #include "backend/cuda/kernels/vision_sm90.h"
@@ -103,6 +104,25 @@ static void qkv_tiles(void **state)
     assert_int_equal(qkv90_tile_tokens(968, 8, 120),
                      168); /* clusters of two fill any even number */
     assert_int_equal(qkv90_tile_tokens(968, 8, 78), 0);
+}
+
+/* o and down (in two parts) as long as all of their tiles run at once, in pairs of token tiles. */
+static void proj_tiles(void **state)
+{
+    (void)state;
+    assert_int_equal(proj90_supported(2048, 2048, 1), 1);
+    assert_int_equal(proj90_supported(2048, 16384, 2), 1);
+    assert_int_equal(proj90_supported(2048, 16384 + 64, 2), 0);
+    assert_int_equal(proj90_supported(32, 2048, 1), 0);
+    for (int parts = 1; parts <= 2; parts++) {
+        assert_int_equal(proj90_tile_tokens(8, 2048, parts, 132), 136);
+        assert_int_equal(proj90_tile_tokens(544, 2048, parts, 128), 136);
+        assert_int_equal(proj90_tile_tokens(545, 2048, parts, 128), 168);
+        assert_int_equal(proj90_tile_tokens(792, 2048, parts, 128), 200);
+        assert_int_equal(proj90_tile_tokens(800, 2048, parts, 132), 200);
+        assert_int_equal(proj90_tile_tokens(801, 2048, parts, 132), 0);
+        assert_int_equal(proj90_tile_tokens(544, 2048, parts, 127), 0);
+    }
 }
 
 /* x of a group stays in L2, and groups are even. */
@@ -362,23 +382,15 @@ static void chunks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(kernels_by_device),
-        cmocka_unit_test(odd_heads_take_the_plain_kernel),
-        cmocka_unit_test(vision_by_device),
-        cmocka_unit_test(qkv_tiles),
-        cmocka_unit_test(geglu_groups),
-        cmocka_unit_test(attention_splits),
-        cmocka_unit_test(down_in_parts),
-        cmocka_unit_test(vision_tiles),
-        cmocka_unit_test(picks),
-        cmocka_unit_test(suffix_by_device),
-        cmocka_unit_test(suffix_tiles),
-        cmocka_unit_test(glu_groups),
-        cmocka_unit_test(buckets_hold),
-        cmocka_unit_test(workloads_fit),
-        cmocka_unit_test(splits),
-        cmocka_unit_test(early_by_shape),
-        cmocka_unit_test(chunks),
+        cmocka_unit_test(kernels_by_device), cmocka_unit_test(odd_heads_take_the_plain_kernel),
+        cmocka_unit_test(vision_by_device),  cmocka_unit_test(qkv_tiles),
+        cmocka_unit_test(proj_tiles),        cmocka_unit_test(geglu_groups),
+        cmocka_unit_test(attention_splits),  cmocka_unit_test(down_in_parts),
+        cmocka_unit_test(vision_tiles),      cmocka_unit_test(picks),
+        cmocka_unit_test(suffix_by_device),  cmocka_unit_test(suffix_tiles),
+        cmocka_unit_test(glu_groups),        cmocka_unit_test(buckets_hold),
+        cmocka_unit_test(workloads_fit),     cmocka_unit_test(splits),
+        cmocka_unit_test(early_by_shape),    cmocka_unit_test(chunks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,7 +10,7 @@ CUDA_LIBS := $(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt
 CUDA_C := $(addprefix src/backend/cuda/,cuda.c attention.c device.c select.c upload.c vision.c prefix.c early.c denoise.c inspect.c time.c \
             kernels/gemm_lt.c)
 CUDA_CU := $(addprefix src/backend/cuda/kernels/,attn_plain.cu attn_sm80.cu attn_sm90.cu attn_vision_sm90.cu denoise.cu denoise_sm90.cu \
-             denoise_sm90_pack.cu early_sm90.cu early_wide_sm90.cu elementwise.cu embed.cu gemm_sm90.cu norm.cu qkv_sm90.cu suffix_attn_sm90.cu \
+             denoise_sm90_pack.cu early_sm90.cu early_wide_sm90.cu elementwise.cu embed.cu gemm_sm90.cu norm.cu proj_sm90.cu qkv_sm90.cu suffix_attn_sm90.cu \
              suffix_heads_sm90.cu suffix_sm90.cu weights.cu vision_sm90.cu)
 CUDA_C_OBJ := $(CUDA_C:%.c=$(B)/%.o)
 CUDA_CU_OBJ := $(CUDA_CU:%.cu=$(B)/%.cu.o)

@@ -150,7 +150,11 @@ int cuda_kernel(void *self, int i, struct pi0_kernel_choice *out)
                        : i == 2                 ? cu_attn_kernel_name(c->choice.attn_vision)
                        : i == 6 && c->choice.qkv_sm90 && qkv90_tile_tokens(P, d->heads, c->dev.n_sm)
                            ? "qkv_bf16_sm90"
-                       : i == 7                         ? cu_attn_kernel_name(c->choice.attn_prefix)
+                       : i == 7 ? cu_attn_kernel_name(c->choice.attn_prefix)
+                       : i == 8 && c->choice.proj_sm90 && proj90_tile_tokens(P, W, 1, c->dev.n_sm)
+                           ? "proj_bf16_sm90"
+                       : i == 10 && c->choice.proj_sm90 && proj90_tile_tokens(P, W, 2, c->dev.n_sm)
+                           ? "proj_bf16_sm90"
                        : i == 9 && c->choice.geglu_sm90 ? "geglu_bf16_sm90"
                        : i == 16 && S + c->plan.n_state > EARLY90_NARROW_ROWS
                            ? "early_wide_bf16_sm90"

@@ -134,8 +134,41 @@ static pi0_status prefix_gate_up(struct cuda_engine *c, const struct cu_key *k, 
     return PI0_OK;
 }
 
-/* In pieces of rows: gate·up of a large batch would not fit otherwise. `parts` > 0: what x gets is
- * left in the scratch in so many parts. */
+/* Tokens a tile of proj_sm90's kernel, K in `parts` (0: whole); 0: the product is cuBLASLt's. */
+static int project_tile(const struct cuda_engine *c, const struct cu_key *k, int rows, int parts)
+{
+    int n_sm = c->dev.n_sm - (k->early ? EARLY90_CTAS : 0);
+    return c->choice.proj_sm90
+               ? proj90_tile_tokens(rows, c->plan.dims.vlm_width, parts ? parts : 1, n_sm)
+               : 0;
+}
+
+/* x [rows, width] += a·wᵀ, or, where K is in `parts`, some of it: what then is left for the next norm to
+ * add is in the MLP's scratch. a [rows, depth]. */
+static pi0_status prefix_project(struct cuda_engine *c, const struct cu_key *k, const uint16_t *a,
+                                 const uint16_t *w, float *x, int rows, int depth, int parts,
+                                 struct pi0_error *err)
+{
+    int W = c->plan.dims.vlm_width, tile = project_tile(c, k, rows, parts);
+    if (tile) {
+        struct proj90 p;
+        TRY(device_map_status(proj90_plan(&p, c->encode, a, w, x, (void *)c->b.gu, rows, W, depth,
+                                          parts ? parts : 1, tile),
+                              err));
+        CU_TRY(proj90_launch(&p, 1, c->dev.stream), err);
+        return PI0_OK;
+    }
+    if (!parts)
+        return cu_matmul(c, cu_add(cu_product(rows, W, depth, a, w, x)), err);
+    struct cu_gemm g = cu_product(rows, W, depth / parts, a, w, c->b.gu);
+    g.ldx = g.ldw = depth;
+    g.batch = parts;
+    g.step_x = g.step_w = depth / parts;
+    g.step_y = (int64_t)rows * W;
+    return cu_matmul(c, g, err);
+}
+
+/* In pieces of rows: gate·up of a large batch would not fit otherwise. `parts`: of down's K. */
 static pi0_status prefix_mlp(struct cuda_engine *c, const struct cu_key *k,
                              const struct cu_layer *w, int parts, struct pi0_error *err)
 {
@@ -146,17 +179,8 @@ static pi0_status prefix_mlp(struct cuda_engine *c, const struct cu_key *k,
         size_t at = (size_t)r * (size_t)W;
         cu_mark(c, CU_OP_PREFIX_GATE_UP, "GeGLU");
         TRY(prefix_gate_up(c, k, w->wgu, b->h + at, n, err));
-        cu_mark(c, CU_OP_PREFIX_DOWN, parts ? "" : "residual");
-        if (parts) {
-            struct cu_gemm g = cu_product(n, W, F / parts, b->act, w->wdown, b->gu);
-            g.ldx = g.ldw = F;
-            g.batch = parts;
-            g.step_x = g.step_w = F / parts;
-            g.step_y = (int64_t)n * W;
-            TRY(cu_matmul(c, g, err));
-        } else {
-            TRY(cu_matmul(c, cu_add(cu_product(n, W, F, b->act, w->wdown, b->x + at)), err));
-        }
+        cu_mark(c, CU_OP_PREFIX_DOWN, parts && !project_tile(c, k, n, parts) ? "" : "residual");
+        TRY(prefix_project(c, k, b->act, w->wdown, b->x + at, n, F, parts, err));
     }
     return PI0_OK;
 }
@@ -166,20 +190,22 @@ pi0_status prefix_enqueue(struct cuda_engine *c, const struct cu_key *k, struct 
     const struct pi0_dims *d = &c->plan.dims;
     int W = d->vlm_width, rows = k->rows;
     int parts = rows <= c->mlp_rows ? cu_split_k(&c->facts, rows, W, d->vlm_mlp_dim) : 0;
+    int left = parts - (project_tile(c, k, rows, parts) > 0); /* of them for the norm */
+    left = left > 0 ? left : 0;
     TRY(early_begin(c, k, err));
     TRY(prefix_embed(c, rows, c->b.x, c->b.o, err));
     for (int l = 0; l < d->depth - 1; l++) {
         const struct cu_layer *w = &c->w.vlm[l];
-        TRY(prefix_qkv(c, l, d->heads, rows, l > 0 ? parts : 0, err));
+        TRY(prefix_qkv(c, l, d->heads, rows, l > 0 ? left : 0, err));
         TRY(early_layer(c, k, l, err));
         cu_mark(c, CU_OP_PREFIX_ATTENTION, "");
         TRY(prefix_attention(c, l, k, err));
         cu_mark(c, CU_OP_PREFIX_O, "residual");
-        TRY(cu_matmul(c, cu_add(cu_product(rows, W, c->plan.q_dim, c->b.o, w->wo, c->b.x)), err));
+        TRY(prefix_project(c, k, c->b.o, w->wo, c->b.x, rows, c->plan.q_dim, 0, err));
         cu_mark(c, CU_OP_PREFIX_NORM, "");
         TRY(prefix_norm(c, w->n2, rows, 0, err));
         TRY(prefix_mlp(c, k, w, parts, err));
     }
-    TRY(prefix_qkv(c, d->depth - 1, 0, rows, parts, err));
+    TRY(prefix_qkv(c, d->depth - 1, 0, rows, left, err));
     return early_end(c, k, err);
 }

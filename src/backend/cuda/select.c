@@ -4,6 +4,7 @@
 
 #include "backend/cuda/kernels/early_sm90.h"
 #include "backend/cuda/kernels/gemm_sm90.h"
+#include "backend/cuda/kernels/proj_sm90.h"
 #include "backend/cuda/kernels/suffix_sm90.h"
 
 static int round_up(int n, int to) { return (n + to - 1) / to * to; }
@@ -37,6 +38,8 @@ void cu_select(struct cu_choice *out, const struct cu_facts *f, const struct pla
         .glu_group_expert = cu_glu_group(d->expert_mlp_dim),
         .qkv_sm90 = f->cc == 90 && d->head_dim == 256 && d->vlm_width % 64 == 0,
         .geglu_sm90 = f->cc == 90 && d->vlm_mlp_dim % 256 == 0 && d->vlm_width % 64 == 0,
+        .proj_sm90 = f->cc == 90 && proj90_supported(d->vlm_width, d->heads * d->head_dim, 1) &&
+                     proj90_supported(d->vlm_width, d->vlm_mlp_dim, 2),
     };
     if (f->cc == 90 && vision_head == 72 && p->tokens_per_camera == 256)
         out->attn_vision = CU_ATTN_KERNEL_SM90;

@@ -31,6 +31,8 @@ struct cu_choice {
                         rows that it takes at once */
     int suffix_sm90; /* 1: batches are denoised by suffix_sm90.h's chain */
     int geglu_sm90;  /* 1: the prefix's gate·up and GeGLU are gemm_sm90.cu's one kernel */
+    int proj_sm90;   /* 1: the prefix's o and down are proj_sm90.cu's kernel, up to the rows that it
+                        takes at once */
     int early_sm90;  /* 1: one sample's first denoising step begins beside the prefix (early.c) */
 };
 void cu_select(struct cu_choice *out, const struct cu_facts *f, const struct plan *p);

@@ -19,6 +19,7 @@
 #include "backend/cuda/kernels/gemm_lt.h"
 #include "backend/cuda/kernels/gemm_sm90.h"
 #include "backend/cuda/kernels/kernels.h"
+#include "backend/cuda/kernels/proj_sm90.h"
 #include "backend/cuda/kernels/qkv_sm90.h"
 #include "backend/cuda/kernels/suffix_sm90.h"
 #include "backend/cuda/kernels/vision_sm90.h"
