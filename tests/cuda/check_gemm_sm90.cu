@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * check_gemm_sm90: the fused GeGLU product against a plain kernel on model and edge shapes, twice
- * for the same bits; under --bench its time beside cuBLASLt's product without the GeGLU. */
+ * for the same bits; under --bench [ROWS…] its time beside cuBLASLt's product without the GeGLU. */
 #include "backend/cuda/kernels/gemm_sm90.h"
 #include "device_check.cuh"
 
@@ -209,7 +209,7 @@ static double lt_us(int m, int n, int k, __nv_bfloat16 *x, __nv_bfloat16 **w, in
     return best;
 }
 
-static const int tiles[] = { 136, 168, 200 };
+static const int tiles[] = { 136, 168, 192, 200 };
 
 static void bench(tensor_map_encode_fn encode, int n_sms, int m, int f, int k)
 {
@@ -252,8 +252,10 @@ int main(int argc, char **argv)
     printf("%s, %d SMs\n", prop.name, n_sms);
     if (argc > 1 && !strcmp(argv[1], "--bench")) {
         static const int rows[] = { 532, 788, 799, 968, 1576 };
-        for (int i = 0; i < 5; i++)
+        for (int i = 0; i < 5 && argc == 2; i++)
             bench(encode, n_sms, rows[i], 16384, 2048);
+        for (int i = 2; i < argc; i++)
+            bench(encode, n_sms, atoi(argv[i]), 16384, 2048);
         return 0;
     }
     for (size_t i = 0; i < sizeof tiles / sizeof tiles[0]; i++) {

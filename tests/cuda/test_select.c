@@ -130,15 +130,16 @@ static void geglu_groups(void **state)
 {
     (void)state;
     assert_int_equal(geglu90_tile_tokens(532, 16384, 132), 136);
-    assert_int_equal(geglu90_tile_tokens(560, 16384, 132), 200); /* three tiles */
+    assert_int_equal(geglu90_tile_tokens(560, 16384, 132), 192); /* three tiles */
     assert_int_equal(geglu90_tile_tokens(788, 16384, 132), 200);
     assert_int_equal(geglu90_tile_tokens(816, 16384, 132), 136);
     assert_int_equal(geglu90_tile_tokens(968, 16384, 132), 200); /* five */
     assert_int_equal(geglu90_tile_tokens(968, 16384, 128), 200);
     assert_int_equal(geglu90_group(788, 2048, 200), 4);
     assert_int_equal(geglu90_group(1, 2048, 136), 2);
-    assert_int_equal(geglu90_tile_tokens(6336, 16384, 132), 168);
-    assert_int_equal(geglu90_group(6336, 2048, 168), 20);   /* 38 tiles in two */
+    assert_int_equal(geglu90_tile_tokens(6336, 16384, 132), 192); /* 33 tiles, 32 full turns */
+    assert_int_equal(geglu90_tile_tokens(12672, 16384, 132), 192);
+    assert_int_equal(geglu90_group(6336, 2048, 192), 18);   /* 33 tiles in two */
     assert_int_equal(geglu90_group(16384, 2048, 168), 20);  /* 98 in five */
     assert_int_equal(geglu90_group(6336, 1 << 16, 200), 2); /* a pair alone is too much */
 }

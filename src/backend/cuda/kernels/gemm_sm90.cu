@@ -358,7 +358,7 @@ extern "C" int geglu90_supported(int compute_major, int compute_minor, int m, in
 
 extern "C" long geglu90_cost(int m, int f, int n_sms, int *tile_tokens)
 {
-    static const int sizes[] = { 136, 168, 200 };
+    static const int sizes[] = { 136, 168, 192, 200 };
     int best = 0;
     long best_cost = 0;
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
@@ -409,6 +409,7 @@ extern "C" cudaError_t geglu90_launch(const struct geglu90 *plan, int n_sms, int
     switch (plan->tile_tokens) {
     case 136: return launch<136>(plan, n_sms, pdl, stream);
     case 168: return launch<168>(plan, n_sms, pdl, stream);
+    case 192: return launch<192>(plan, n_sms, pdl, stream);
     case 200: return launch<200>(plan, n_sms, pdl, stream);
     }
     return cudaErrorInvalidValue;
