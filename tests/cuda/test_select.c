@@ -46,8 +46,10 @@ static void kernels_by_device(void **state)
     assert_int_equal(c.attn_prefix, CU_ATTN_KERNEL_SM90);
     assert_int_equal(c.geglu_sm90, 1);
     assert_int_equal(c.qkv_sm90, 1);
+    assert_int_equal(c.late_rope, 1);
     cu_select(&c, &(struct cu_facts){ 90, 132, 232448 }, &tiny);
     assert_int_equal(c.attn_prefix, CU_ATTN_KERNEL_MMA); /* head size 32 */
+    assert_int_equal(c.late_rope, 0);
     assert_int_equal(c.geglu_sm90, 0);
     assert_int_equal(c.qkv_sm90, 0);
     cu_select(&c, &(struct cu_facts){ 120, 170, 101376 }, &full);

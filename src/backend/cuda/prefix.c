@@ -38,6 +38,19 @@ static pi0_status prefix_norm(struct cuda_engine *c, const float *w, int rows, i
     return PI0_OK;
 }
 
+/* Tokens a tile of the one kernel for projection, RoPE and cache; 0: not by it. */
+static int own_qkv(const struct cuda_engine *c, int rows, int heads)
+{
+    int own = c->choice.qkv_sm90 && !(c->without & PI0_WITHOUT_FUSED_PROJECTIONS) && heads > 0;
+    return own ? qkv90_tile_tokens(rows, heads, c->dev.n_sm) : 0;
+}
+
+int prefix_late_rope(const struct cuda_engine *c, int rows)
+{
+    return c->choice.late_rope && c->choice.attn_prefix == CU_ATTN_KERNEL_SM90 &&
+           !own_qkv(c, rows, c->plan.dims.heads);
+}
+
 /* Projection, RoPE and the cache; `heads` 0 for the last layer. */
 static pi0_status prefix_qkv(struct cuda_engine *c, int l, int heads, int rows, int parts,
                              struct pi0_error *err)
@@ -55,8 +68,7 @@ static pi0_status prefix_qkv(struct cuda_engine *c, int l, int heads, int rows, 
                          .n_rows = rows,
                          .heads = heads,
                          .head_dim = E };
-    int own = c->choice.qkv_sm90 && !(c->without & PI0_WITHOUT_FUSED_PROJECTIONS) && heads > 0;
-    int tile = own ? qkv90_tile_tokens(rows, heads, c->dev.n_sm) : 0;
+    int tile = own_qkv(c, rows, heads);
     if (tile) {
         struct qkv90 p;
         cu_mark(c, CU_OP_PREFIX_QKV, "RoPE, write into the K/V cache");
@@ -66,8 +78,12 @@ static pi0_status prefix_qkv(struct cuda_engine *c, int l, int heads, int rows, 
         return PI0_OK;
     }
     cu_mark(c, heads ? CU_OP_PREFIX_QKV : CU_OP_REST, "");
-    TRY(cu_qkv(c, cu_product(rows, (heads + 2) * E, W, c->b.h, c->w.vlm[l].wqkv, c->b.qkv), E,
-               err));
+    struct cu_gemm g = cu_product(rows, (heads + 2) * E, W, c->b.h, c->w.vlm[l].wqkv, c->b.qkv);
+    if (heads > 0 && prefix_late_rope(c, rows)) {
+        g = cu_bf16(g);
+        r.qkv16 = g.y;
+    }
+    TRY(cu_qkv(c, g, E, err));
     cu_mark(c, heads ? CU_OP_PREFIX_ROPE : CU_OP_REST, "write into the K/V cache");
     CU_TRY(cu_rope(&r, c->dev.stream), err);
     return PI0_OK;
@@ -85,6 +101,10 @@ static pi0_status prefix_attention_sm90(struct cuda_engine *c, int l, const stru
                     1.0f / sqrtf((float)d->head_dim),
                     attn90_split(k->sample_rows, d->heads, k->batch, c->dev.n_sm)),
         err));
+    if (prefix_late_rope(c, k->rows))
+        TRY(device_map_status(attn90_turn(&a, c->encode, c->b.qkv, k->rows,
+                                          c->plan.q_dim + 2 * d->head_dim, c->w.rope),
+                              err));
     CU_TRY(attn90_launch(&a, l * cache_rows, 1, c->dev.stream), err);
     return PI0_OK;
 }

@@ -50,6 +50,7 @@ void cu_select(struct cu_choice *out, const struct cu_facts *f, const struct pla
                        d->vision_width <= 1152;
     if (f->cc == 90 && d->head_dim == 256)
         out->attn_prefix = CU_ATTN_KERNEL_SM90;
+    out->late_rope = out->attn_prefix == CU_ATTN_KERNEL_SM90 && d->heads == 8;
     /* Its widths are fixed. Clusters of 8 are in one wave from 120 processors on. */
     out->suffix_sm90 = f->cc == 90 && f->n_sm >= 120 && d->expert_width == SFX90_WIDTH &&
                        d->expert_mlp_dim == SFX90_MLP && d->heads == SFX90_HEADS &&
@@ -130,10 +131,10 @@ static int measured_pick(int m, int n, int k)
         { 24576, 1152, 1152, 7 },
         { 49152, 1152, 1152, 7 },
         /* the prefix's qkv, o and down, 8 … 64 samples of 788 rows */
-        { 6336, 2560, 2048, 4 },
+        { 6336, 2560, 2048, 1 },
         { 6336, 2048, 2048, 3 },
         { 6336, 2048, 16384, 1 },
-        { 12672, 2560, 2048, 6 },
+        { 12672, 2560, 2048, 4 },
         { 12672, 2048, 2048, 6 },
         { 25344, 2560, 2048, 6 },
         { 25344, 2048, 2048, 6 },

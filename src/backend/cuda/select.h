@@ -29,6 +29,7 @@ struct cu_choice {
                         CU_VISION_FUSED_ROWS rows */
     int qkv_sm90;    /* 1: q, k, v of the prefix with RoPE are qkv_sm90.cu's one kernel, up to the
                         rows that it takes at once */
+    int late_rope;   /* 1: of more rows than that, attn_sm90.cu turns the queries that it loads */
     int suffix_sm90; /* 1: batches are denoised by suffix_sm90.h's chain */
     int geglu_sm90;  /* 1: the prefix's gate·up and GeGLU are gemm_sm90.cu's one kernel */
     int proj_sm90;   /* 1: the prefix's o and down are proj_sm90.cu's kernel, up to the rows that it

@@ -247,6 +247,8 @@ static inline void cu_mark(struct cuda_engine *c, enum cu_op op, const char *als
     if (c->marks)
         cu_marked(c, op, also);
 }
+/* 1: q, k and v of so many rows are one bf16 product, and attention turns its queries. */
+int prefix_late_rope(const struct cuda_engine *c, int rows);
 /* x [rows, W] before layer 0; o, if not NULL, becomes 0 in rows of padding. */
 pi0_status prefix_embed(struct cuda_engine *c, int rows, float *x, uint16_t *o,
                         struct pi0_error *err);

@@ -154,8 +154,9 @@ static void op_facts(const struct cuda_engine *c, const struct batch *in, struct
     f[CU_OP_VISION_FC1] = product("vision fc1", v, V, Fv, D, 2, b->vh, b->vmlp);
     f[CU_OP_VISION_FC2] = product("vision fc2", v, V, D, Fv, 8, b->vmlp, b->vh);
     f[CU_OP_PREFIX_NORM] = pass("prefix norm", p, P, W, 6);
-    f[CU_OP_PREFIX_QKV] = product("prefix qkv", p, P, Q + 2 * E, W, 4, b->h, b->qkv);
-    f[CU_OP_PREFIX_ROPE] = pass("prefix RoPE", p, P, Q + 2 * E, 6);
+    int late = prefix_late_rope(c, cu_bucket_rows(P)); /* k and v alone, from bf16 */
+    f[CU_OP_PREFIX_QKV] = product("prefix qkv", p, P, Q + 2 * E, W, late ? 2 : 4, b->h, b->qkv);
+    f[CU_OP_PREFIX_ROPE] = pass("prefix RoPE", p, P, late ? 2 * E : Q + 2 * E, late ? 4 : 6);
     f[CU_OP_PREFIX_ATTENTION] =
         attention("prefix attention", p, P, most, E, d->heads, (double)P, pairs);
     f[CU_OP_PREFIX_O] = product("prefix o", p, P, W, Q, 8, b->o, b->qkv);

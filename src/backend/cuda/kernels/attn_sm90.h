@@ -27,6 +27,7 @@ struct attn90 {
     CUtensorMap q, k, v;
     void *o;
     const struct attn90_segment *segments; /* device, [n_segments] */
+    const float *angles;                   /* see attn90_turn; or NULL */
     int heads, n_segments, max_rows, split;
     float scale;
 };
@@ -39,6 +40,12 @@ CUresult attn90_plan(struct attn90 *plan, tensor_map_encode_fn encode, const voi
                      const void *k, const void *v, int kv_rows, void *o,
                      const struct attn90_segment *segments, int n_segments, int max_rows, int heads,
                      float scale, int split);
+
+/* Makes a plan of 8 heads take queries that RoPE has not turned: q [tokens, 8, 256] bf16, ldq values a
+ * token; angles [positions, 128, 2] float32, cos and sin, no kernel's output. A token's position is its
+ * row in its segment. Turned in float32 and rounded to bf16. */
+CUresult attn90_turn(struct attn90 *plan, tensor_map_encode_fn encode, const void *q, int q_rows,
+                     int ldq, const float *angles);
 
 /* kv_row_offset is added to every segment's kv_row (a layer's place in one cache). */
 cudaError_t attn90_launch(const struct attn90 *plan, int kv_row_offset, int pdl,

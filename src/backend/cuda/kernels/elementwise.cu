@@ -144,8 +144,37 @@ __global__ void rope8_kernel(struct cu_rope a)
     }
 }
 
+/* k turned and v as it is, out of a bf16 product of q, k and v: a warp a row, eight values of each a lane. */
+__global__ void __launch_bounds__(256) rope_kv_kernel(struct cu_rope a)
+{
+    int r = (int)(blockIdx.x * 8 + threadIdx.x / 32), e = (int)threadIdx.x % 32;
+    if (r >= a.n_rows)
+        return;
+    struct cu_row row = a.rows[r];
+    const float4 *cs = (const float4 *)(a.cos_sin + (size_t)(row.cache < 0 ? 0 : row.pos) * 256);
+    float4 c0 = cs[2 * e], c1 = cs[2 * e + 1]; /* cos, sin, cos, sin */
+    pdl_enter();
+    if (row.cache < 0)
+        return;
+    const uint16_t *k = a.qkv16 + ((size_t)r * (a.heads + 2) + a.heads) * 256;
+    uint2 x = ((const uint2 *)k)[e], y = ((const uint2 *)(k + 128))[e];
+    uint4 v = ((const uint4 *)(k + 256))[e];
+    float2 x0 = unpack2(x.x), x1 = unpack2(x.y), y0 = unpack2(y.x), y1 = unpack2(y.y);
+    uint16_t *to = a.k + (size_t)row.cache * 256;
+    ((uint2 *)to)[e] = make_uint2(pack_bf16(x0.x * c0.x - y0.x * c0.y, x0.y * c0.z - y0.y * c0.w),
+                                  pack_bf16(x1.x * c1.x - y1.x * c1.y, x1.y * c1.z - y1.y * c1.w));
+    ((uint2 *)(to + 128))[e] =
+        make_uint2(pack_bf16(y0.x * c0.x + x0.x * c0.y, y0.y * c0.z + x0.y * c0.w),
+                   pack_bf16(y1.x * c1.x + x1.x * c1.y, y1.y * c1.z + x1.y * c1.w));
+    ((uint4 *)(a.v + (size_t)row.cache * 256))[e] = v;
+}
+
 extern "C" cudaError_t cu_rope(const struct cu_rope *a, cudaStream_t s)
 {
+    if (a->qkv16)
+        return a->head_dim == 256
+                   ? launch_dependent(rope_kv_kernel, (a->n_rows + 7) / 8, 256, s, *a)
+                   : cudaErrorInvalidValue;
     int each = a->head_dim / 8, heads = a->heads + 2;
     if (a->head_dim % 8 == 0 && each <= 320)
         return launch_dependent(rope8_kernel, a->n_rows,

@@ -94,6 +94,7 @@ struct cu_rope {
     uint16_t *q;               /* out bf16 [n_rows, heads·E] */
     uint16_t *k, *v;           /* out bf16 [·, E], row rows[r].cache */
     int n_rows, heads, head_dim;
+    const uint16_t *qkv16; /* in place of qkv, head_dim 256: the product in bf16, q is left alone */
 };
 cudaError_t cu_rope(const struct cu_rope *a, cudaStream_t s);
 
