@@ -9,7 +9,7 @@
  *            warpgroup has one head: 64 keys a round, scores K · qT, values VT · PT, a round's values
  *            under the next one's scores.
  * Budget:    34.6 MB of weights through four processors at some 97 bytes a nanosecond each: 90 µs.
- * Now:       164 µs for 51 tokens on 850 keys, 171 for 50 on 1018, the same beside 128 processors that read
+ * Now:       161 µs for 51 tokens on 850 keys, 169 for 50 on 1018, the same beside 128 processors that read
  *            4.3 TB/s: check_early_sm90 --bench, NVIDIA H200, 2026-11-23.
  * Rounding:  as early_sm90.cu. Fixed order everywhere. */
 #include "backend/cuda/kernels/denoise_sm90.cuh"
@@ -323,29 +323,36 @@ __device__ __forceinline__ void stage_x(ctx &c, const struct early90 &p, const f
  * rows 8t … 8t + 7 of a head and those 128 on ---- */
 __device__ __forceinline__ void qkv(ctx &c, const struct early90 &p, int i)
 {
-    float acc2[2][N], (&acc)[N] = acc2[0];
-    multiply(c, acc2);
     c.forget();
     const int tile = (c.rank * 10 + i * 2 + c.wg) * 4 + c.w4, head = tile >> 4;
     const int i0 = (tile & 15) * 8, dim = i0 + c.g;
     float b0 = 0.f, b1 = 0.f;
+    float2 cs[J][2]; /* asked for before the product */
     if (p.shift) {
         const float *s = p.shift + head * E + dim;
         b0 = __ldg(s), b1 = __ldg(s + 128);
     }
 #pragma unroll
+    for (int n = 0; n < J; n++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            const int tok = min(n * 8 + 2 * c.t + e, c.rows - 1);
+            cs[n][e] = make_float2(1.f, 0.f);
+            if (head < 9)
+                cs[n][e] =
+                    __ldg((const float2 *)p.cos_sin + (size_t)c.sm->where[tok].y * 128 + dim);
+        }
+    float acc2[2][N], (&acc)[N] = acc2[0];
+    multiply(c, acc2);
+#pragma unroll
     for (int n = 0; n < J; n++) {
         float lo[2], hi[2];
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-            const int tok = min(n * 8 + 2 * c.t + e, c.rows - 1);
-            const float r = c.sm->inv[tok];
+            const float r = c.sm->inv[min(n * 8 + 2 * c.t + e, c.rows - 1)];
             const float u = fmaf(acc[4 * n + e], r, b0), v = fmaf(acc[4 * n + 2 + e], r, b1);
-            float2 cs = make_float2(1.f, 0.f);
-            if (head < 9)
-                cs = __ldg((const float2 *)p.cos_sin + (size_t)c.sm->where[tok].y * 128 + dim);
-            lo[e] = u * cs.x - v * cs.y;
-            hi[e] = v * cs.x + u * cs.y;
+            lo[e] = u * cs[n][e].x - v * cs[n][e].y;
+            hi[e] = v * cs[n][e].x + u * cs[n][e].y;
         }
         const uint32_t l = wg90::movmatrix(pack2(lo[0], lo[1])),
                        h = wg90::movmatrix(pack2(hi[0], hi[1]));
@@ -546,8 +553,6 @@ __device__ __forceinline__ void attention(ctx &c, const struct early90 &p)
 /* ---- gate·up of 64 rows: h = gelu(gate) · up ---- */
 __device__ __forceinline__ void gate_up(ctx &c, const struct early90 &p, int i)
 {
-    float acc2[2][N], (&acc)[N] = acc2[0];
-    multiply(c, acc2);
     c.forget();
     const int tile = c.rank * 128 + i * 8 + c.wg * 4 + c.w4;
     float b0 = 0.f, b1 = 0.f;
@@ -555,6 +560,8 @@ __device__ __forceinline__ void gate_up(ctx &c, const struct early90 &p, int i)
         const float *s = p.shift + 2560 + tile * 16 + c.g;
         b0 = __ldg(s), b1 = __ldg(s + 8);
     }
+    float acc2[2][N], (&acc)[N] = acc2[0];
+    multiply(c, acc2);
 #pragma unroll
     for (int n = 0; n < J; n++) {
         float h[2];
@@ -569,15 +576,27 @@ __device__ __forceinline__ void gate_up(ctx &c, const struct early90 &p, int i)
     }
 }
 
-/* ---- o and down: x += gate · acc of two tiles, `n` chunks of activations ---- */
-__device__ __forceinline__ void residual(ctx &c, const struct early90 &p, int n, const float *gate,
-                                         bool last)
+/* ---- o and down: x += gate · acc of two tiles ---- */
+__device__ __forceinline__ void residual(ctx &c, const struct early90 &p, int chunks,
+                                         const float *gate, bool last)
 {
+    float x[2][J][4]; /* asked for before the products */
+#pragma unroll
+    for (int a = 0; a < 2; a++)
+#pragma unroll
+        for (int n = 0; n < J; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int tok = n * 8 + 2 * c.t + (i & 1);
+                const int row = c.rank * 256 + a * 128 + c.wg * 64 + c.w4 * 16 + c.g;
+                x[a][n][i] =
+                    tok < c.rows ? __ldcg(p.x + (size_t)tok * W + row + (i >> 1) * 8) : 0.f;
+            }
     float acc[2][2][N];
     zero(acc[0]), zero(acc[1]);
     int before = c.at.slot;
 #pragma unroll 1
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < chunks; i++) {
         const int chunk = c.chunk % CHUNKS, done = (chunk + CHUNKS - 1) % CHUNKS;
         mbar_wait(c.base + AT(act_full) + chunk * 8, c.chunk / CHUNKS & 1);
         uint64_t b = desc(c.base + AT(act) + chunk * CHUNK, c.stride, 128);
@@ -609,21 +628,13 @@ __device__ __forceinline__ void residual(ctx &c, const struct early90 &p, int n,
             gt[0] = __ldg(gate + row), gt[1] = __ldg(gate + row + 8);
         if (last && p.xg)
             gain[0] += __ldg(p.next_gain + row), gain[1] += __ldg(p.next_gain + row + 8);
-        float x[J][4];
-#pragma unroll
-        for (int n = 0; n < J; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int tok = n * 8 + 2 * c.t + (i & 1);
-                x[n][i] = tok < c.rows ? __ldcg(p.x + (size_t)tok * W + row + (i >> 1) * 8) : 0.f;
-            }
 #pragma unroll
         for (int n = 0; n < J; n++) {
             float v[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int tok = n * 8 + 2 * c.t + (i & 1);
-                v[i] = fmaf(gt[i >> 1], acc[a][0][4 * n + i] + acc[a][1][4 * n + i], x[n][i]);
+                v[i] = fmaf(gt[i >> 1], acc[a][0][4 * n + i] + acc[a][1][4 * n + i], x[a][n][i]);
                 if (tok < c.rows)
                     p.x[(size_t)tok * W + row + (i >> 1) * 8] = v[i];
             }
