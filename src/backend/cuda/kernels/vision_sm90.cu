@@ -15,8 +15,8 @@
  *
  * Budget:    768 tokens, one layer: 23.4 GFLOP, 30 MB of weights → bound by arithmetic, 30 µs at
  *            773 TFLOP/s. A k16 step is T tensor cycles, which main loops take within 4 %.
- * Now:       µs a launch, chains apart from each other, NVIDIA H200, 2026-11-22: qkv 10.4, o 7.4, fc1
- *            13.5, fc2 15.2 at 768 tokens; 8.7, 6.2, 10.7, 12.4 at 512; docs/worklog-vision.md.
+ * Now:       µs a launch, chains apart from each other, NVIDIA H200, 2026-11-23: qkv 10.2, o 7.1, fc1
+ *            13.3, fc2 15.0 at 768 tokens; 7.9, 6.2, 10.1, 11.9 at 512; docs/worklog-vision.md.
  * Rounding:  one at each bf16 store; statistics, residual, bias and GELU in float32. */
 #include "vision_sm90.h"
 #include "wgmma_sm90.cuh"
