@@ -21,7 +21,8 @@
  * for rows 16·(c/2) …, of which rows 8r … +7 are its residual, kept in shared memory; hidden units
  * 32c … +31.
  *
- * Attention: tokens are the rows of its products (A), so that a lane has four keys of a token. sc
+ * Attention: tokens are the rows of its products (A), so that a lane has four keys of a token. Each
+ * warp has 32 dims of all of its CTA's key tiles, or every warp with a tile would ask for all of q. sc
  * holds exp2(s - m) as bf16, and m, the maximum of a tile's 16 keys rounded up to a whole number:
  * whoever adds them up rescales by powers of two, which is exact, so no maximum has to be agreed on
  * before the weights go out, and a score passes one exchange on its way to ob.
@@ -95,8 +96,7 @@ struct params {
 
 /* Sums of the warps: [warp][n][row pair][token] of 16 rows. The slots that the weights came from are
  * free by then. Neighbours in a layer take different areas, since a warp may be a phase behind others
- * of its CTA, but not two: QKV 0, 2; values 0 (whoever writes there has seen this CTA's q, or waited
- * for those who have); O 1; gate·up 0, 2 and two units in the ring; down 1. */
+ * of its CTA, but not two: QKV 0, 2; scores where K was, the suffix's 1; values 0; O 1; gate·up 0, 2 and two units in the ring; down 1. */
 constexpr int AREA = WARPS * T16 * 16 * 4, AREAS = 3;
 
 struct smem {
@@ -159,7 +159,11 @@ struct ctx {
     __device__ __forceinline__ int first() const { return keys >> 8 & 255; }
     __device__ __forceinline__ int count() const { return keys >> 16 & 255; }
     __device__ __forceinline__ bool suffix_here() const { return keys >> 24; }
-    __device__ __forceinline__ bool again() { return ++spins < GIVE_UP; }
+    /* of a poll; m: ~0 if a word is empty */
+    __device__ __forceinline__ bool all_there(uint32_t m)
+    {
+        return !__any_sync(~0u, m == ~0u) || ++spins >= GIVE_UP;
+    }
     __device__ __forceinline__ int slot(int i) const { return s + i - (s + i >= NS ? NS : 0); }
     __device__ __forceinline__ uint32_t ptr(int i) const { return sm + slot(i) * SLOT; }
     __device__ __forceinline__ void full(int i)
@@ -246,16 +250,25 @@ __device__ __forceinline__ void load_b(uint4 (&b)[K][N8], const bf16 *src, int m
         for (int n = 0; n < N8; n++)
             ld_empty(b[kb][n], src + (kb & mask) * N8 * 256 + n * 256);
 }
-/* The first poll; zeros for tokens that are not real. */
-__device__ __forceinline__ uint4 ld_if(uint32_t real, const void *p)
+/* The first poll; what is not real stays zero, and is so before the wait. */
+__device__ __forceinline__ void zero_regs(uint4 &v)
 {
-    uint4 v = make_uint4(0, 0, 0, 0);
+    v = make_uint4(0, 0, 0, 0);
+    pin(v.x), pin(v.y), pin(v.z), pin(v.w);
+}
+__device__ __forceinline__ void ld_if(uint4 &v, uint32_t real, const void *p)
+{
     asm volatile("{.reg .pred p; setp.ne.u32 p, %4, 0;\n"
                  "@p ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%5];}"
                  : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
                  : "r"(real), "l"(p)
                  : "memory");
-    return v;
+}
+template <int K> __device__ __forceinline__ void zero_b(uint4 (&b)[K][N8])
+{
+#pragma unroll
+    for (int i = 0; i < K * N8; i++)
+        zero_regs(b[i / N8][i % N8]);
 }
 template <int K>
 __device__ __forceinline__ void first_b(uint4 (&b)[K][N8], const bf16 *src, int T, const ctx &c,
@@ -265,7 +278,7 @@ __device__ __forceinline__ void first_b(uint4 (&b)[K][N8], const bf16 *src, int 
     for (int kb = 0; kb < K; kb++)
 #pragma unroll
         for (int n = 0; n < N8; n++)
-            b[kb][n] = ld_if(n * 8 + c.g < T, src + (kb & mask) * N8 * 256 + n * 256);
+            ld_if(b[kb][n], n * 8 + c.g < T, src + (kb & mask) * N8 * 256 + n * 256);
 }
 /* The largest word of these and m: ~0 if one is empty. In four chains. */
 template <int K> __device__ __forceinline__ uint32_t max_b(uint32_t m, const uint4 (&b)[K][N8])
@@ -461,6 +474,7 @@ __device__ __forceinline__ void normed(ctx &c, const params &p, int step, int la
     pin(part);
     if (what == GATE_UP)
         pin(apart), pin(part2), pin(part3);
+    zero_b(b);
     c.not_before(what == QKV ? 150 : what == GATE_UP ? 750 : 0);
     q[0] = ld_relaxed(ssq), q[1] = ld_relaxed(ssq + 128);
     first_b(b, x, T, c);
@@ -472,7 +486,7 @@ __device__ __forceinline__ void normed(ctx &c, const params &p, int step, int la
             m = max(m, left > 2 ? q[k].z : 0), m = max(m, left > 3 ? q[k].w : 0);
         }
         m = max_b(m, b);
-        if (!__any_sync(~0u, m == ~0u) || !c.again())
+        if (c.all_there(m))
             break;
         q[0] = ld_relaxed(ssq), q[1] = ld_relaxed(ssq + 128);
         load_b(b, x);
@@ -565,109 +579,132 @@ __device__ __forceinline__ uint32_t times(uint32_t pair, uint32_t f)
     return *(uint32_t *)&v;
 }
 
-/* Warp w < nt: tile t0 + w of the prefix; warp 4 of the last split: the suffix tile. */
+/* Up to four tiles of the prefix and, of the last split, the suffix. Warp w multiplies dims 32w … +31 of
+ * all of them, so that q comes once to a CTA; its sums take the place of its part of K. Of the sums over the
+ * warps, tiles go to pairs of warps in turn, tokens 0 … 7 to the first: lane = 4·token + keys / 4. */
 __device__ __forceinline__ void scores(ctx &c, const params &p)
 {
     c.forget();
-    const int head = c.cta >> 4, T = c.T;
-    const bool sfx = c.suffix_here() && c.warp == 4;
-    if (c.warp < c.count() || sfx) {
-        const int tile = sfx ? c.tiles() : c.first() + c.warp;
-        uint8_t *out = of_layer(p.sc, c.n_layer) + (head * SC_PAIRS + (tile >> 1)) * SC_PAIR;
-        uint8_t *rel = out + T16 * 64 + c.g * 16 + (tile & 1) * 4;
-        out += c.lane * 16 + (tile & 1) * 8;
-        const bf16 *q = of_layer(p.q, c.n_layer) + head * 8 * N8 * 256 + c.lane * 8;
-        const bf16 *ks = of_layer(p.ks, c.n_layer) + c.lane * 8;
-        const int key = (sfx ? 0 : tile * 16) + 4 * c.t, end = sfx ? T : prefix_keys(c, p);
-        uint4 a[16], b[8][N8];
-        auto poll_keys = [&]() {
+    const int head = c.cta >> 4, T = c.T, count = c.count();
+    const bool sfx = c.suffix_here();
+    const bf16 *q = of_layer(p.q, c.n_layer) + (head * 8 + c.warp) * N8 * 256 + c.lane * 8;
+    const bf16 *ks = of_layer(p.ks, c.n_layer) + c.warp * 512 + c.lane * 8;
+    const uint32_t ring = c.ptr(0), extra = area(c, 1);
+    uint32_t part = ring + c.warp * 1024 + c.lane * 16, part2 = extra + c.warp * 1024 + c.lane * 16;
+    const int tok = (c.warp & 1) * 8 + c.g;
+    int pos = c.warp >> 1, key, end;
+    uint32_t at;
+    uint8_t *out, *rel;
+    bool mine, last;
+    auto place = [&]() {
+        last = pos == count;
+        const int tile = last ? c.tiles() : c.first() + pos;
+        at = (last ? extra : ring + pos * 8192) + c.lane * 16 + (c.warp & 1) * 512;
+        key = (last ? 0 : tile * 16) + 4 * c.t, end = last ? T : prefix_keys(c, p);
+        out = of_layer(p.sc, c.n_layer) + (head * SC_PAIRS + (tile >> 1)) * SC_PAIR;
+        rel = out + T16 * 64 + c.g * 16 + (c.warp & 1) * 8 + (tile & 1) * 4;
+        out += tok * 64 + c.t * 16 + (tile & 1) * 8;
+        mine = pos < count + sfx && tok < T;
+    };
+    place();
+    c.full(0), c.full(1);
+    uint4 a[4][2], k[2] = {}, b[1][N8];
 #pragma unroll
-            for (int i = 0; i < 16; i++)
-                a[i] = ld_relaxed(ks + i * 256);
-        };
-        if (!sfx) {
-            c.full(c.warp >> 1);
-            const uint32_t k = c.ptr(c.warp >> 1) + (c.warp & 1) * 8192 + c.lane * 16;
+    for (int i = 0; i < 4; i++) /* what is not there makes sums that nobody reads */
+        a[i][0] = lds128(part + i * 8192), a[i][1] = lds128(part + i * 8192 + 512);
+    pin(part), pin(part2), pin(at), pin(out), pin(rel), pin(key), pin(end);
+    zero_b(b);
+    c.not_before(900);
+    first_b(b, q, T, c);
+    if (sfx)
+        k[0] = ld_relaxed(ks), k[1] = ld_relaxed(ks + 256);
+    float s[4][2][4], few[2][4];
+    while (1) {
+        uint32_t m = max_b(0, b);
+        if (sfx) {
 #pragma unroll
-            for (int i = 0; i < 16; i++)
-                a[i] = lds128(k + i * 512);
-        } else {
-            poll_keys();
-        }
-        c.release(0, 2, false);
-        pin(out), pin(rel);
-        c.not_before(900);
-        first_b(b, q, T, c);
-        while (1) {
-            uint32_t m = 0;
-            if (sfx) {
-#pragma unroll
-                for (int i = 0; i < 16; i++) {
-                    m = max(m, 2 * c.g < T ? max(a[i].x, a[i].z) : 0);
-                    m = max(m, 2 * c.g + 1 < T ? max(a[i].y, a[i].w) : 0);
-                }
-            }
-            m = max_b(m, b);
-            if (!__any_sync(~0u, m == ~0u) || !c.again())
-                break;
-            load_b(b, q);
-            if (sfx)
-                poll_keys();
-        }
-        STAMP(4);
-        /* tokens are rows: s[r] is keys 2 · column + r of the tile */
-        float s[2][4] = {}, odd[2][4] = {};
-#pragma unroll
-        for (int kb = 0; kb < 8; kb++) {
-            const uint4 k0 = a[2 * kb], k1 = a[2 * kb + 1];
-            const uint4 lo = make_uint4(b[kb][0].x, b[kb][1].x, b[kb][0].y, b[kb][1].y);
-            const uint4 hi = make_uint4(b[kb][0].z, b[kb][1].z, b[kb][0].w, b[kb][1].w);
-            mma_bf16(s[0], lo, k0.x, k0.z), mma_bf16(s[1], lo, k0.y, k0.w);
-            mma_bf16(odd[0], hi, k1.x, k1.z), mma_bf16(odd[1], hi, k1.y, k1.w);
-        }
-        float v[2][4], m[2];
-#pragma unroll
-        for (int n = 0; n < 2; n++) {
-            /* the state (token p.T) does not see the actions */
-            const int from = sfx && n * 8 + c.g == p.T ? p.T : 0;
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const float x = s[i & 1][2 * n + (i >> 1)] + odd[i & 1][2 * n + (i >> 1)];
-                v[n][i] = key + i >= from && key + i < end ? x * (0.0625f * 1.44269504f) : -1e30f;
-            }
-            m[n] = fmaxf(fmaxf(v[n][0], v[n][1]), fmaxf(v[n][2], v[n][3]));
-        }
-#pragma unroll
-        for (int o = 1; o < 4; o *= 2)
-#pragma unroll
-            for (int n = 0; n < 2; n++)
-                m[n] = fmaxf(m[n], __shfl_xor_sync(~0u, m[n], o));
-#pragma unroll
-        for (int n = 0; n < 2; n++) {
-            /* 2^m, a power of two, is exact to divide by: nobody has to know the others' maximum */
-            const float r = ceilf(fminf(fmaxf(m[n], -0x1p29f), 0x1p29f));
-            float w[4];
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                w[i] = exp2_approx(v[n][i] - r);
-            if (n * 8 + c.g < T) {
-                st_relaxed(out + n * 512, make_uint2(pack2(w[0], w[1]), pack2(w[2], w[3])));
-                if (c.t == 0)
-                    st_relaxed_u32(rel + n * 8, (uint32_t)((int)r + (1 << 29)));
-                if (sfx && !(tile & 1)) { /* nothing is its neighbour */
-                    st_relaxed(out + n * 512 + 8, make_uint2(0, 0));
-                    if (c.t == 0)
-                        st_relaxed_u32(rel + n * 8 + 4, 0);
-                }
+            for (int i = 0; i < 2; i++) {
+                m = max(m, 2 * c.g < T ? max(k[i].x, k[i].z) : 0);
+                m = max(m, 2 * c.g + 1 < T ? max(k[i].y, k[i].w) : 0);
             }
         }
-        STAMP(5);
-        bar_arrive(2, WARPS * 32);
-    } else {                  /* polling for scores would only delay the q that they need */
-        c.full(0), c.full(1); /* or slots that nobody needs were free before they were filled */
-        c.release(0, 2, false);
-        bar_sync(2, WARPS * 32);
+        if (c.all_there(m))
+            break;
+        load_b(b, q);
+        if (sfx)
+            k[0] = ld_relaxed(ks), k[1] = ld_relaxed(ks + 256);
     }
+    STAMP(4);
+    const uint4 lo = make_uint4(b[0][0].x, b[0][1].x, b[0][0].y, b[0][1].y);
+    const uint4 hi = make_uint4(b[0][0].z, b[0][1].z, b[0][0].w, b[0][1].w);
+    /* tokens are rows: s[i][r] is keys 2 · column + r of tile i */
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        zero(s[i]);
+        mma_bf16(s[i][0], lo, a[i][0].x, a[i][0].z), mma_bf16(s[i][1], lo, a[i][0].y, a[i][0].w);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        mma_bf16(s[i][0], hi, a[i][1].x, a[i][1].z), mma_bf16(s[i][1], hi, a[i][1].y, a[i][1].w);
+    }
+    if (sfx) {
+        zero(few);
+        mma_bf16(few[0], lo, k[0].x, k[0].z), mma_bf16(few[1], lo, k[0].y, k[0].w);
+        mma_bf16(few[0], hi, k[1].x, k[1].z), mma_bf16(few[1], hi, k[1].y, k[1].w);
+    }
+#pragma unroll
+    for (int n = 0; n < 2; n++) { /* [tile][warp][token][key] */
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            sts128(part + i * 8192 + n * 512, s[i][0][2 * n], s[i][1][2 * n], s[i][0][2 * n + 1],
+                   s[i][1][2 * n + 1]);
+        if (sfx)
+            sts128(part2 + n * 512, few[0][2 * n], few[1][2 * n], few[0][2 * n + 1],
+                   few[1][2 * n + 1]);
+    }
+    c.sync();
+#pragma unroll 1
+    while (pos < count + sfx) {
+        float v[4] = {};
+        {
+            uint4 w[WARPS];
+#pragma unroll
+            for (int i = 0; i < WARPS; i++)
+                w[i] = lds128(at + i * 1024);
+#pragma unroll
+            for (int i = 0; i < WARPS; i++) {
+                v[0] += __uint_as_float(w[i].x), v[1] += __uint_as_float(w[i].y);
+                v[2] += __uint_as_float(w[i].z), v[3] += __uint_as_float(w[i].w);
+            }
+        }
+        /* the state (token p.T) does not see the actions */
+        const int from = last && tok == p.T ? p.T : 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            v[i] = key + i >= from && key + i < end ? v[i] * (0.0625f * 1.44269504f) : -1e30f;
+        float m = fmaxf(fmaxf(v[0], v[1]), fmaxf(v[2], v[3]));
+        m = fmaxf(m, __shfl_xor_sync(~0u, m, 1));
+        m = fmaxf(m, __shfl_xor_sync(~0u, m, 2));
+        /* 2^m, a power of two, is exact to divide by: nobody has to know the others' maximum */
+        const float r = ceilf(fminf(fmaxf(m, -0x1p29f), 0x1p29f));
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            v[i] = exp2_approx(v[i] - r);
+        if (mine) {
+            st_relaxed(out, make_uint2(pack2(v[0], v[1]), pack2(v[2], v[3])));
+            if (c.t == 0)
+                st_relaxed_u32(rel, (uint32_t)((int)r + (1 << 29)));
+            if (last && !(c.tiles() & 1)) { /* nothing is its neighbour */
+                st_relaxed(out + 8, make_uint2(0, 0));
+                if (c.t == 0)
+                    st_relaxed_u32(rel + 4, 0);
+            }
+        }
+        pos += 4;
+        place();
+    }
+    STAMP(5);
+    c.release(0, 2, true);
 }
 
 /* Warp w: pairs of tiles w, w + 8, … of all, the suffix tile behind the prefix's; then the warps'
@@ -685,12 +722,16 @@ __device__ __forceinline__ void values(ctx &c, const params &p)
     sc += c.lane * 16;
     const bf16 *vs = of_layer(p.ks, c.n_layer) + KV_TILE / 4 + dt * 256 + c.lane * 8;
     uint4 w[MINE][N8], f[MINE], last = make_uint4(0, 0, 0, 0);
+    zero_b(w);
+#pragma unroll
+    for (int i = 0; i < MINE; i++)
+        zero_regs(f[i]);
     c.not_before(450);
 #pragma unroll
     for (int i = 0; i < MINE; i++) {
-        w[i][0] = ld_if(i < mine & real0, sc + i * (WARPS * SC_PAIR));
-        w[i][1] = ld_if(i < mine & real1, sc + i * (WARPS * SC_PAIR) + 512);
-        f[i] = ld_if(i < mine & real0, rel + i * (WARPS * SC_PAIR));
+        ld_if(w[i][0], i < mine & real0, sc + i * (WARPS * SC_PAIR));
+        ld_if(w[i][1], i < mine & real1, sc + i * (WARPS * SC_PAIR) + 512);
+        ld_if(f[i], i < mine & real0, rel + i * (WARPS * SC_PAIR));
     }
     if (sfx)
         last = ld_relaxed(vs);
@@ -726,7 +767,7 @@ __device__ __forceinline__ void values(ctx &c, const params &p)
             to[1] = max(to[1], max(f[i].z, f[i].w));
         }
         m = max4(max(m, z), make_uint4(max(last.x, last.y), max(last.z, last.w), to[0], to[1]));
-        if (!__any_sync(~0u, m == ~0u) || !c.again())
+        if (c.all_there(m))
             break;
 #pragma unroll
         for (int i = 0; i < MINE; i++) {
@@ -868,6 +909,9 @@ __device__ __forceinline__ void residual(ctx &c, const params &p, int step, int 
         weights();
     float acc[N8][4];
     pin(gain), pin(gt), pin(part), pin(at), pin(to), pin(bar), pin(own), pin(x), pin(ssq);
+    zero_b(b[0]);
+    if (nu == 2)
+        zero_b(b[1]);
     c.not_before(what == O ? 600 : 0);
     first_b(b[0], in, T, c, mask);
     if (nu == 2)
@@ -878,7 +922,7 @@ __device__ __forceinline__ void residual(ctx &c, const params &p, int step, int 
         uint32_t m = max_b(0, b[0]);
         if (nu == 2)
             m = max_b(m, b[1]);
-        if (!__any_sync(~0u, m == ~0u) || !c.again())
+        if (c.all_there(m))
             break;
         load_b(b[0], in, mask);
         if (nu == 2)

@@ -188,10 +188,6 @@ PTX_INLINE void bar_sync(int id, int threads)
 {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
-PTX_INLINE void bar_arrive(int id, int threads)
-{
-    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
 /* c[16×8] += a[16×16] · b[16×8]: mma.m16n8k16, bf16 in, f32 out */
 PTX_INLINE void mma_bf16(float (&c)[4], uint4 a, uint32_t b0, uint32_t b1)
 {
