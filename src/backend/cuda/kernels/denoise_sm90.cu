@@ -49,8 +49,8 @@
  * Same inputs, same bits: every sum has a fixed order.
  * For one sample of up to 15 actions (cu_loop_batch); with more, suffix_sm90's chain is faster.
  * Shape: 10 steps × 18 layers of 34.6 MB of bf16 weights; floor 1.36 ms at 4.6 TB/s.
- * Now: 2.09 ms for 10 actions on 533 keys, 2.12 on 789, π0.5 on 968 2.14; from layer 17 of step 0 on
- * 1.93 (check_denoise_sm90 bench, NVIDIA H200, 2026-11-23); where it goes is in docs/worklog-denoise.md.
+ * Now: 2.06 ms for 10 actions on 533 keys, 2.10 on 789, π0.5 on 968 2.15; from layer 17 of step 0 on
+ * 1.90 (check_denoise_sm90 bench, NVIDIA H200, 2026-11-23); where it goes is in docs/worklog-denoise.md.
  * Rounding: residual, softmax, norms, Euler in f32; products take bf16(x·gain), 1/rms on their
  * result (docs/numerics.md); exchanged activations and weights of keys bf16. */
 #include "backend/cuda/kernels/denoise_sm90.cuh"
@@ -66,7 +66,7 @@ constexpr int WARPS = 8, THREADS = (WARPS + 4) * 32, NS = 12;
 #define DN90_IN_FLIGHT 2
 #endif
 constexpr int IN_FLIGHT = DN90_IN_FLIGHT; /* slots of 16 KB being copied */
-constexpr int PACE = 675;                 /* cycles for 16 KB at least */
+constexpr int PACE = 600;                 /* cycles for 16 KB at least */
 constexpr uint32_t GIVE_UP = 1u << 22;    /* about two seconds of polling; a call has some 10^4 */
 
 struct params {
