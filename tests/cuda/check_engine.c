@@ -2,8 +2,8 @@
  * check_engine: the CUDA engine through pi0.h, on synthetic weights: batches of unlike samples
  * against the same samples alone, the same bits whatever ran between, step counts, masked cameras,
  * a checkpoint from a file against the same weights made on the device, weights that are not finite,
- * memory that is not there, what the device gives up for an engine, and what a new prompt length
- * costs. Without a GPU everything is skipped, in words. */
+ * memory that is not there, what the device gives up for an engine, and that prompt lengths in turn
+ * capture no graph again. Without a GPU everything is skipped, in words. */
 #include "base/clock.h"
 #include "pi0.h"
 
@@ -23,6 +23,19 @@ static void result(int pass, const char *name, const char *detail)
     printf("%s %-58s %s\n", pass ? "pass" : "FAIL", name, detail);
     n_passed += pass;
     n_failed += !pass;
+}
+
+/* Graphs that the engine has made: the linker sends its calls here (--wrap, cuda.mk). */
+static int n_graphs;
+cudaError_t __real_cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph,
+                                        unsigned long long flags);
+cudaError_t __wrap_cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph,
+                                        unsigned long long flags);
+cudaError_t __wrap_cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph,
+                                        unsigned long long flags)
+{
+    n_graphs++;
+    return __real_cudaGraphInstantiate(exec, graph, flags);
 }
 
 /* ---------------------------------------------------------------- inputs */
@@ -332,7 +345,7 @@ static void no_memory(const pi0_model *m)
     pi0_engine_close(e);
 }
 
-/* ---------------------------------------------------------------- full size: memory and times */
+/* ---------------------------------------------------------------- full size: memory, graphs */
 
 static int by_value(const void *a, const void *b)
 {
@@ -389,8 +402,11 @@ static void full(const char *name)
             s.tokens[i][k] = 5 + k;
     }
     static const int all[] = { 0, 1, 2, 3, 4 }, one[] = { 2 };
+    int none = n_graphs;
     (void)median_ms(e, s.in, all, 5, out);
+    int first = n_graphs - none;
     double same = median_ms(e, s.in, one, 1, out), varied = median_ms(e, s.in, all, 5, out);
+    int again = n_graphs - none - first;
     (void)cudaMemGetInfo(&after, &total);
     pi0_engine_info(e, &info);
     double taken = (double)(before - after) * 1e-9, weights = (double)info.weight_bytes * 1e-9;
@@ -398,8 +414,10 @@ static void full(const char *name)
              "%.2f GB: weights %.2f, cache %.3f, scratch %.3f; opened in %.0f ms", taken, weights,
              (double)info.cache_bytes * 1e-9, (double)info.scratch_bytes * 1e-9, t);
     result(taken <= weights + 0.6, name, text);
-    snprintf(text, sizeof text, "%.3f ms against %.3f ms", varied, same);
-    result(varied <= same + 0.1, "five prompt lengths in turn cost < 0.1 ms", text);
+    /* the times are for the reader: they differ with the rows, and with the card's clock */
+    snprintf(text, sizeof text, "%d graphs, then %d more; %.3f ms, one length %.3f ms", first,
+             again, varied, same);
+    result(first >= 5 && again == 0, "five prompt lengths in turn capture nothing again", text);
     pi0_engine_close(e);
     no_memory(m);
     agree(name, m);

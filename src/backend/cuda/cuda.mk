@@ -41,6 +41,7 @@ $(B)/tests/cuda/%: $(B)/tests/cuda/%.cu.o $(TEST_DEPS)
 	$(say) LINK $@
 	$(TEST_LINK)
 $(B)/tests/cuda/check_denoise_sm90: $(patsubst %.cu,$(B)/%.cu.o,$(wildcard src/backend/cuda/kernels/denoise_sm90*.cu))
+$(B)/tests/cuda/check_engine: LDFLAGS_ALL += -Wl,--wrap=cudaGraphInstantiate
 
 cuda-tests: $(CUDA_TESTS)
 cuda-check: $(CUDA_TESTS)
