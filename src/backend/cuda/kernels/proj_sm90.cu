@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * proj_bf16_sm90: y += x·wᵀ, or parts of it over pieces of K    x, w bf16, y and sums f32
  * Called by: prefix o (M = 532 … 800, N = K = 2048, added to the residual) and down (K = 16384 in two
- *            parts, which the next RMSNorm adds up).
+ *            parts: the first is added to the residual, the second is left to the next RMSNorm).
  * Tiling:    weights on the wgmma M side: a CTA owns 64 weight rows a consumer warpgroup (o one, down
  *            two), T tokens on the N side, K in stages of 64 through a ring of tensor-map copies. A
- *            cluster of two token tiles shares the weights, each fetching half of them for both. One tile a CTA, all of them at once, at most 128 of them: four processors are left
- *            to others.
+ *            cluster of two token tiles shares the weights: each fetches half of them for both. One
+ *            tile a CTA, all of them at once, at most 128 of them: four processors are left to others.
  *
  *            The ring is full of weights before the predecessor has ended: they are nobody's output.
  *
