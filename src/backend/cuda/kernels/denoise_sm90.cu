@@ -62,12 +62,9 @@ namespace dn90
 /* Two warpgroups compute; the third is the copying warp, the clearing warp and two that sleep: roles
  * are whole warpgroups so that setmaxnreg can move its registers to those who compute. */
 constexpr int WARPS = 8, THREADS = (WARPS + 4) * 32, NS = 12;
-#ifndef DN90_IN_FLIGHT
-#define DN90_IN_FLIGHT 2
-#endif
-constexpr int IN_FLIGHT = DN90_IN_FLIGHT; /* slots of 16 KB being copied */
-constexpr int PACE = 600;                 /* cycles for 16 KB at least */
-constexpr uint32_t GIVE_UP = 1u << 22;    /* about two seconds of polling; a call has some 10^4 */
+constexpr int IN_FLIGHT = 2;           /* slots of 16 KB being copied */
+constexpr int PACE = 600;              /* cycles for 16 KB at least */
+constexpr uint32_t GIVE_UP = 1u << 22; /* about two seconds of polling; a call has some 10^4 */
 
 struct params {
     const uint8_t *weights;
