@@ -93,7 +93,8 @@ struct params {
 
 /* Sums of the warps: [warp][n][row pair][token] of 16 rows. The slots that the weights came from are
  * free by then. Neighbours in a layer take different areas, since a warp may be a phase behind others
- * of its CTA, but not two: QKV 0, 2; scores where K was, the suffix's 1; values 0; O 1; gate·up 0, 2 and two units in the ring; down 1. */
+ * of its CTA, but not two: QKV 0, 2; scores where K was, the suffix's 1; values 0; O 1; gate·up 0, 2
+ * and two units in the ring; down 1. */
 constexpr int AREA = WARPS * T16 * 16 * 4, AREAS = 3;
 
 struct smem {
@@ -577,8 +578,9 @@ __device__ __forceinline__ uint32_t times(uint32_t pair, uint32_t f)
 }
 
 /* Up to four tiles of the prefix and, of the last split, the suffix. Warp w multiplies dims 32w … +31 of
- * all of them, so that q comes once to a CTA; its sums take the place of its part of K. Of the sums over the
- * warps, tiles go to pairs of warps in turn, tokens 0 … 7 to the first: lane = 4·token + keys / 4. */
+ * all of them, so that q comes once to a CTA; its sums take the place of its part of K. Of the sums
+ * over the warps, tiles go to pairs of warps in turn, tokens 0 … 7 to the first: lane = 4·token +
+ * keys / 4. */
 __device__ __forceinline__ void scores(ctx &c, const params &p)
 {
     c.forget();
