@@ -93,34 +93,6 @@ static __device__ __forceinline__ void produce(const CUtensorMap *w_map, const C
     }
 }
 
-template <int GROUPS, int T>
-static __device__ __forceinline__ void main_loop(float (&d)[T / 2], unsigned char *ring,
-                                                 uint64_t *full, uint64_t *empty, int q, int n)
-{
-    using S = tile<GROUPS, T>;
-    int stage = 0, last = 0, lane = (int)threadIdx.x % 128;
-    uint32_t phase = 0;
-    for (int k = 0; k < n; k++) {
-        mbar_wait(&full[stage], phase);
-        unsigned char *s = ring + stage * S::stage_bytes;
-        uint64_t a = desc_k128(s + q * 64 * 128), b = desc_k128(s + S::w_bytes);
-        wgmma_fence();
-#pragma unroll
-        for (int kk = 0; kk < BLOCK_K / 16; kk++) /* 32 bytes a step inside the swizzle row */
-            mma<T>(d, a + 2 * kk, b + 2 * kk, k | kk);
-        wgmma_commit();
-        wgmma_wait<1>(); /* the stage before this one has been read; both its writers are told */
-        if (k > 0 && k - 1 + S::stages < n && lane < CLUSTER)
-            mbar_arrive_cluster(&empty[last], (uint32_t)lane);
-        last = stage;
-        if (++stage == S::stages) {
-            stage = 0;
-            phase ^= 1;
-        }
-    }
-    wgmma_wait<0>();
-}
-
 /* A warpgroup's 64 rows of T tokens: two panels in shared memory. */
 template <int T>
 static __device__ __forceinline__ void lay_out(const float (&d)[T / 2], unsigned char *out)
@@ -186,7 +158,13 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(tile<GROUPS, T
         int q = (int)threadIdx.x / 128 - 1;
         unsigned char *out = ring + q * (2 * T * 128);
         float d[T / 2];
-        main_loop<GROUPS, T>(d, ring, full, empty, q, k_blocks);
+        int lane = (int)threadIdx.x % 128;
+        /* to both writers of this CTA's weights */
+        auto release = [&](int stage) {
+            if (lane < CLUSTER)
+                mbar_arrive_cluster(&empty[stage], (uint32_t)lane);
+        };
+        ring_product<T, S::stages, S::stage_bytes, S::w_bytes>(d, ring, full, q, k_blocks, release);
         pdl_launch();
         bar_sync(1, 128 * GROUPS); /* all are done with the ring */
         lay_out<T>(d, out);

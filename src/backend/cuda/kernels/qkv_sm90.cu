@@ -112,42 +112,6 @@ template <int T> struct producer {
     }
 };
 
-/* Tells both writers of this CTA's weights that a stage is free. */
-static __device__ __forceinline__ void release(uint64_t *empty)
-{
-    int i = (int)threadIdx.x % 128;
-    if (i < CLUSTER)
-        mbar_arrive_cluster(empty, (uint32_t)i);
-}
-
-template <int T>
-static __device__ __forceinline__ void main_loop(float (&d)[T / 2], unsigned char *ring,
-                                                 uint64_t *full, uint64_t *empty, int q, int n)
-{
-    using S = tile<T>;
-    int stage = 0, last = 0;
-    uint32_t phase = 0;
-    for (int k = 0; k < n; k++) {
-        mbar_wait(&full[stage], phase);
-        unsigned char *s = ring + stage * S::stage_bytes;
-        uint64_t a = desc_k128(s + q * 64 * 128), b = desc_k128(s + S::w_bytes);
-        wgmma_fence();
-#pragma unroll
-        for (int kk = 0; kk < BLOCK_K / 16; kk++)
-            mma<T>(d, a + 2 * kk, b + 2 * kk, k | kk);
-        wgmma_commit();
-        wgmma_wait<1>();                    /* the stage before this one has been read */
-        if (k > 0 && k - 1 + S::stages < n) /* somebody waits for it */
-            release(&empty[last]);
-        last = stage;
-        if (++stage == S::stages) {
-            stage = 0;
-            phase ^= 1;
-        }
-    }
-    wgmma_wait<0>();
-}
-
 /* Positions of this thread's tokens 8j + 2t and + 1, then the angles of value e there: two steps, so that
  * a whole row of loads is on its way at once, twice. Rows past m take the last one's. v is not turned. */
 template <int T>
@@ -273,7 +237,14 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
         int to[tile<T>::stores];
         load_angles<T>(c, pos, g, p, e + (int)threadIdx.x % 32 / 4);
         load_places<T>(to, g, p);
-        main_loop<T>(d, ring, full, empty, q, g.k_blocks);
+        /* to both writers of this CTA's weights */
+        auto release = [&](int stage) {
+            int i = (int)threadIdx.x % 128;
+            if (i < CLUSTER)
+                mbar_arrive_cluster(&empty[stage], (uint32_t)i);
+        };
+        ring_product<T, S::stages, S::stage_bytes, S::w_bytes>(d, ring, full, q, g.k_blocks,
+                                                               release);
         bar_sync(1, 256); /* both are done with the ring */
         turn<T>(d, c, ring);
         pdl_wait(); /* q may still be read by an earlier kernel */

@@ -355,6 +355,36 @@ static __device__ __forceinline__ void bulk_wait(void)
 
 #include "wgmma_sm90.inc"
 
+/* d = 64 rows of weights · T tokens, a warpgroup: rows 64q … of the W_BYTES of weights that begin a stage of
+ * the ring, tokens behind them; n blocks of 64 columns of K, rows of 128 bytes swizzled. release(i): stage
+ * i has been read, and somebody waits for it. */
+template <int T, int STAGES, int STAGE_BYTES, int W_BYTES, class F>
+static __device__ __forceinline__ void ring_product(float (&d)[T / 2], unsigned char *ring,
+                                                    uint64_t *full, int q, int n, F release)
+{
+    int stage = 0, last = 0;
+    uint32_t phase = 0;
+    for (int k = 0; k < n; k++) {
+        mbar_wait(&full[stage], phase);
+        unsigned char *s = ring + stage * STAGE_BYTES;
+        uint64_t a = desc_k128(s + q * 64 * 128), b = desc_k128(s + W_BYTES);
+        wgmma_fence();
+#pragma unroll
+        for (int kk = 0; kk < 4; kk++) /* 32 bytes a step inside the swizzle row */
+            mma<T>(d, a + 2 * kk, b + 2 * kk, k | kk);
+        wgmma_commit();
+        wgmma_wait<1>(); /* the stage before this one has been read */
+        if (k > 0 && k - 1 + STAGES < n)
+            release(last);
+        last = stage;
+        if (++stage == STAGES) {
+            stage = 0;
+            phase ^= 1;
+        }
+    }
+    wgmma_wait<0>();
+}
+
 } // namespace wg90
 
 #endif
