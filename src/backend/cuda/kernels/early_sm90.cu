@@ -16,7 +16,6 @@
  * Long because it is one kernel: its phases share shared memory, the stream of weights and their layouts.
  * Rounding:  as in the loop (denoise_sm90.cu): bf16(x · gain) in, 1/rms on the sum; q, k, v, weights of keys,
  *            o, h bf16; residual, sums, softmax float32. Fixed order everywhere. */
-#include "backend/cuda/kernels/denoise_sm90.cuh"
 #include "early_sm90.cuh"
 
 namespace
@@ -241,23 +240,13 @@ __device__ __forceinline__ void stage_x(ctx<PACKED> &c, const struct early90 &p,
     constexpr int TWO = 2;
     c.forget();
     float4 gain[8];
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        gain[i] = __ldg((const float4 *)norm + i * 32 + c.lane);
-        gain[i].x += 1.f, gain[i].y += 1.f, gain[i].z += 1.f, gain[i].w += 1.f;
-    }
+    load_gains(gain, norm, c.lane);
     const uint32_t to =
         c.act + ((c.lane >> 3) * 4 + (c.lane & 1) * 2) * c.stride + (c.lane >> 1 & 3) * 4;
 #pragma unroll 1
     for (int t0 = c.warp; t0 < c.rows; t0 += WARPS * TWO) {
         float4 x[TWO][8];
-#pragma unroll
-        for (int j = 0; j < TWO; j++)
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-                x[j][i] =
-                    __ldcg((const float4 *)(p.x + (size_t)min(t0 + j * WARPS, c.rows - 1) * W) +
-                           i * 32 + c.lane);
+        load_rows(x, p.x, t0, WARPS, c.rows, c.lane);
 #pragma unroll
         for (int j = 0; j < TWO; j++) {
             const int tok = t0 + j * WARPS;

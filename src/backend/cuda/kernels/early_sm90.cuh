@@ -3,6 +3,7 @@
 #ifndef PI0_CUDA_EARLY_SM90_CUH
 #define PI0_CUDA_EARLY_SM90_CUH
 
+#include "denoise_sm90.cuh"
 #include "early_sm90.h"
 #include "ptx_sm80.cuh"
 #include "ptx_sm90.cuh"
@@ -51,6 +52,28 @@ template <int J> PTX_INLINE void rows_max(float *to, float *v, int lane)
         if (g < J)
             *(float2 *)(to + g * 8 + 2 * t) = make_float2(v[0], v[1]);
     }
+}
+/* A lane's columns 128i + 4 · lane … of a norm: 1 + gain; and of rows t0, t0 + step, … of x, of which there are
+ * `rows`; past them the last. */
+PTX_INLINE void load_gains(float4 (&gain)[8], const float *norm, int lane)
+{
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        gain[i] = __ldg((const float4 *)norm + i * 32 + lane);
+        gain[i].x += 1.f, gain[i].y += 1.f, gain[i].z += 1.f, gain[i].w += 1.f;
+    }
+}
+template <int N>
+PTX_INLINE void load_rows(float4 (&x)[N][8], const float *from, int t0, int step, int rows,
+                          int lane)
+{
+#pragma unroll
+    for (int j = 0; j < N; j++)
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            x[j][i] =
+                __ldcg((const float4 *)(from + (size_t)min(t0 + j * step, rows - 1) * dn90::W) +
+                       i * 32 + lane);
 }
 PTX_INLINE void bulk(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
 {

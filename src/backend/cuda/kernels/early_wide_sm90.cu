@@ -12,7 +12,6 @@
  * Now:       161 µs for 51 tokens on 850 keys, 169 for 50 on 1018, the same beside 128 processors that read
  *            4.3 TB/s: check_early_sm90 --bench, NVIDIA H200, 2026-11-23.
  * Rounding:  as early_sm90.cu. Fixed order everywhere. */
-#include "backend/cuda/kernels/denoise_sm90.cuh"
 #include "early_sm90.cuh"
 
 namespace
@@ -281,22 +280,12 @@ __device__ __forceinline__ void stage_x(ctx &c, const struct early90 &p, const f
     constexpr int TWO = 2, WARPS = FED / 32;
     c.forget();
     float4 gain[8];
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        gain[i] = __ldg((const float4 *)norm + i * 32 + c.lane);
-        gain[i].x += 1.f, gain[i].y += 1.f, gain[i].z += 1.f, gain[i].w += 1.f;
-    }
+    load_gains(gain, norm, c.lane);
     const uint32_t to = c.base + AT(act) + (c.lane >> 1) * c.stride + (c.lane & 1) * 8;
 #pragma unroll 1
     for (int t0 = c.warp; t0 < c.rows; t0 += WARPS * TWO) {
         float4 x[TWO][8];
-#pragma unroll
-        for (int j = 0; j < TWO; j++)
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-                x[j][i] =
-                    __ldcg((const float4 *)(p.x + (size_t)min(t0 + j * WARPS, c.rows - 1) * W) +
-                           i * 32 + c.lane);
+        load_rows(x, p.x, t0, WARPS, c.rows, c.lane);
 #pragma unroll
         for (int j = 0; j < TWO; j++) {
             const int tok = t0 + j * WARPS;
