@@ -3,7 +3,8 @@
  *     qkv:       1/rms, (+ W·shift), RoPE, K and V into the cache
  *     gate·up:   1/rms, (+ W·shift), h = gelu(gate) · up
  *     o, down:   x += (gate ⊙) acc; xg = bf16(x ⊙ gain); Σx² of the next RMSNorm
- * Called by: denoise_enqueue, batches; M = 20 … 700 tokens, 180 times each a call of ten steps.
+ * Called by: denoise_enqueue, batches; M = 20 … 700 tokens, 180 times each a call of ten steps. Long
+ *            because it is one kernel: one main loop and four epilogues that share its registers and rings.
  * Tiling:    64 weight rows on the wgmma M side, T tokens on N, K in stages of 64: one ring for the
  *            weights, one for the tokens. A cluster of KS × CR CTAs: KS pieces of K are added through
  *            distributed shared memory in rank order, CR row tiles share their tokens by multicast.
