@@ -588,13 +588,9 @@ static void bench(int batch, int horizon, int n_state, int prefix)
 
 int main(int argc, char **argv)
 {
-    int devices = 0;
     cudaDeviceProp p;
-    if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0 ||
-        cudaGetDeviceProperties(&p, 0) != cudaSuccess || p.major != 9 || p.minor != 0) {
-        printf("skipped: no Hopper GPU\n0 passed, 0 failed, 1 skipped\n");
+    if (no_hopper(&p))
         return 0;
-    }
     n_sms = p.multiProcessorCount;
     encode = find_encode();
     CK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));

@@ -25,6 +25,15 @@
         }                                                                                \
     } while (0)
 
+/* 0, and its properties, where a Hopper GPU is; else says so as a check's result. */
+static inline int no_hopper(cudaDeviceProp *prop)
+{
+    if (cudaGetDeviceProperties(prop, 0) == cudaSuccess && prop->major == 9 && prop->minor == 0)
+        return 0;
+    printf("skipped: no Hopper GPU\n0 passed, 0 failed, 1 skipped\n");
+    return 1;
+}
+
 /* Uniform in ±1, a function of (seed, i). */
 static __device__ __forceinline__ float uniform(uint64_t seed, uint64_t i)
 {
